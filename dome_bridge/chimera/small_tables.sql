@@ -1,0 +1,50 @@
+Copies of DPM's small tables: pools and tokens decide the mapping, users and groups are for
+the hand-over. They are replaced as a whole.
+
+-- name: delete_users
+DELETE FROM dome_bridge.dpm_user
+
+-- name: insert_users
+INSERT INTO dome_bridge.dpm_user (userid, username, user_ca, banned) VALUES ($1, $2, $3, $4)
+ON CONFLICT (username) DO NOTHING
+
+-- name: delete_groups
+DELETE FROM dome_bridge.dpm_group
+
+-- name: insert_groups
+INSERT INTO dome_bridge.dpm_group (gid, groupname, banned) VALUES ($1, $2, $3)
+ON CONFLICT (groupname) DO NOTHING
+
+-- name: delete_pools
+DELETE FROM dome_bridge.dpm_pool
+
+-- name: insert_pools
+INSERT INTO dome_bridge.dpm_pool (poolname, defsize, s_type, pooltype) VALUES ($1, $2, $3, $4)
+ON CONFLICT (poolname) DO NOTHING
+
+-- name: delete_filesystems
+DELETE FROM dome_bridge.dpm_fs
+
+-- name: insert_filesystems
+INSERT INTO dome_bridge.dpm_fs (poolname, server, fs, status, dcache_pool) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (poolname, server, fs) DO NOTHING
+
+-- name: delete_quotatokens
+DELETE FROM dome_bridge.dpm_token
+
+-- name: insert_quotatokens
+INSERT INTO dome_bridge.dpm_token (s_token, u_token, poolname, path, t_space, groups)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (s_token) DO NOTHING
+
+-- name: filesystems
+SELECT poolname, server, fs FROM dome_bridge.dpm_fs
+
+-- name: pools
+SELECT f.dcache_pool, f.server, f.fs, f.poolname, f.status,
+       count(*) OVER (PARTITION BY f.server, f.fs) AS sharers
+  FROM dome_bridge.dpm_fs f ORDER BY f.server, f.fs, f.poolname
+
+-- name: pool_usage
+SELECT l.ilocation AS pool, count(*) AS files, coalesce(sum(n.isize), 0)::bigint AS bytes
+  FROM t_locationinfo l JOIN t_inodes n USING (inumber)
+ WHERE l.itype = 1 GROUP BY l.ilocation

@@ -1,0 +1,109 @@
+"""Connections to the Chimera database, and the two locks that order who writes into it.
+
+The applier lock is held for a session by the one process that applies changes. The gate
+is taken shared by each applying transaction and exclusively by a comparison that must
+see nothing move for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from dome_bridge.errors import BridgeError, PrivilegeError, SchemaError, TargetError
+
+if TYPE_CHECKING:
+    from dome_bridge.config import ChimeraConfig
+
+_LOCKS = 0x444F4D45
+APPLIER = 1
+GATE = 2
+
+
+async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.Connection:  # noqa: ASYNC109
+    """A connection; errors name the setting to look at. timeout: seconds for connecting."""
+    where = chimera.redacted_dsn
+    try:
+        return await asyncpg.connect(
+            chimera.dsn,
+            password=chimera.password or None,
+            timeout=timeout,
+            statement_cache_size=500,
+            server_settings={"application_name": "dome-bridge"},
+        )
+    except asyncpg.InvalidCatalogNameError as exc:
+        raise SchemaError(
+            f"{where}: there is no such database; make it with `createdb`, run `dcache database update`, "
+            "or correct [chimera] dsn"
+        ) from exc
+    except asyncpg.InvalidAuthorizationSpecificationError as exc:
+        raise PrivilegeError(
+            f"{where}: {_one_line(exc)}; correct the account or password in [chimera] dsn or password_file, "
+            "and look at pg_hba.conf"
+        ) from exc
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        raise TargetError(
+            f"cannot connect to {where}: {_one_line(exc)}; is PostgreSQL running, and is [chimera] dsn right?"
+        ) from exc
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__
+
+
+def is_lost(exc: BaseException) -> bool:
+    """Whether a new connection may help: the server went away, restarts, or ended our session."""
+    lost = (
+        asyncpg.PostgresConnectionError,
+        asyncpg.InterfaceError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.CannotConnectNowError,
+        asyncpg.TooManyConnectionsError,
+        ConnectionError,
+        TimeoutError,
+        TargetError,
+    )
+    return isinstance(exc, lost)
+
+
+@asynccontextmanager
+async def told(what: str) -> AsyncIterator[None]:
+    """Turns what PostgreSQL says about a statement into a TargetError that names the work."""
+    try:
+        yield
+    except BridgeError:
+        raise
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError) as exc:
+        raise TargetError(f"{what}: {_one_line(exc)} ({type(exc).__name__})") from exc
+
+
+async def try_applier_lock(conn: asyncpg.Connection) -> bool:
+    """True if this session is now, or already was, the one that applies changes."""
+    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, $2)", _LOCKS, APPLIER))
+
+
+async def release_applier_lock(conn: asyncpg.Connection) -> None:
+    await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", _LOCKS, APPLIER)
+
+
+async def pass_gate(conn: asyncpg.Connection) -> None:
+    """For an applying transaction: waits while a comparison holds the gate."""
+    await conn.fetchval("SELECT pg_advisory_xact_lock_shared($1, $2)", _LOCKS, GATE)
+
+
+async def close_gate(conn: asyncpg.Connection) -> None:
+    """For a comparing transaction: until it ends, nobody applies anything."""
+    await conn.fetchval("SELECT pg_advisory_xact_lock($1, $2)", _LOCKS, GATE)
+
+
+async def close(conn: asyncpg.Connection, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+    """Ends the session, politely if the server answers in time."""
+    try:
+        async with asyncio.timeout(timeout):
+            await conn.close()
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        conn.terminate()

@@ -1,0 +1,126 @@
+"""`init` and `complete`: what is set up before the first copy, and taken away at the end."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import asyncpg
+
+from dome_bridge.chimera import state, target
+from dome_bridge.chimera.state import Phase, Site
+from dome_bridge.config import Config
+from dome_bridge.errors import SchemaError, StateError
+from dome_bridge.exporter import capture, fence
+from dome_bridge.exporter.session import Databases, admin_source, open_databases
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Initialised:
+    """The site, and whether it had been initialised before."""
+
+    site: Site
+    already: bool
+
+
+async def initialise(config: Config) -> Initialised:
+    """Fixes offset and instance id, makes state, journal and triggers. Harmless when done before.
+
+    The triggers come first: if that fails, nothing says that the site is initialised.
+    """
+    async with open_databases(config) as databases, admin_source(config) as admin:
+        made = await capture.install(
+            admin, databases.layout, lock_wait_seconds=max(1, round(config.exporter.lock_wait_seconds))
+        )
+        existing = await _existing(databases)
+        if existing is not None:
+            return Initialised(existing, already=not made)
+        async with target.told("making the bridge's state"):
+            return Initialised(await _make_state(databases), already=False)
+
+
+async def _existing(databases: Databases) -> Site | None:
+    if not await state.exists(databases.conn):
+        return None
+    site = await state.load_site(databases.conn)
+    state.require_same(
+        site,
+        layout=databases.chimera,
+        root_fileid=databases.layout.root_fileid,
+        timezone=databases.config.chimera.timezone,
+    )
+    return site
+
+
+async def _make_state(databases: Databases) -> Site:
+    conn = databases.conn
+    async with conn.transaction():
+        await _refuse_tagged_root(conn, databases.chimera.root_inumber)
+        site = await state.plan_site(
+            conn,
+            databases.chimera,
+            root_fileid=databases.layout.root_fileid,
+            timezone=databases.config.chimera.timezone,
+            source=f"{databases.source.address}/{databases.layout.cns_version}",
+        )
+        await state.create(conn, site)
+    logger.info("initialised instance_id=%s offset=%d", site.instance_id, site.inumber_offset)
+    return site
+
+
+async def _refuse_tagged_root(conn: asyncpg.Connection, root_inumber: int) -> None:
+    names = [row["itagname"] for row in await conn.fetch(
+        "SELECT itagname FROM t_tags WHERE inumber = $1 ORDER BY 1", root_inumber
+    )]
+    if names:
+        raise SchemaError(
+            f"Chimera's root has tags already ({', '.join(names)}): the bridge sets the tags of the whole tree; "
+            "remove them with `chimera rmtag / NAME`"
+        )
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `complete` removes, in words."""
+
+    items: tuple[str, ...]
+
+
+def removal(config: Config) -> Removal:
+    return Removal(
+        (
+            f"the triggers dome_bridge_* and the table dome_bridge_journal in {config.dpm.cns_db} and "
+            f"{config.dpm.dpm_db}",
+            "the schema dome_bridge (state, quarantine, copies of DPM's small tables) in the Chimera database",
+        )
+    )
+
+
+async def complete(config: Config, *, abandon: bool = False) -> None:
+    """Removes triggers, journal and state. Without a commit only if the migration is abandoned.
+
+    After a commit the fence stays: DPM's catalog is history then and must not change any more.
+    """
+    async with open_databases(config) as databases, admin_source(config) as admin:
+        if await state.exists(databases.conn):
+            await _require_ended(databases.conn, abandon=abandon)
+        if not await target.try_applier_lock(databases.conn):
+            raise StateError("the daemon is still running: stop it first (`systemctl stop dome-bridge`)")
+        if abandon:
+            await fence.lift_fence(admin)
+        await capture.remove(admin)
+        async with target.told("removing the bridge's state"):
+            await state.drop(databases.conn)
+
+
+async def _require_ended(conn: asyncpg.Connection, *, abandon: bool) -> None:
+    phase = (await state.progress(conn)).phase
+    if phase is not Phase.COMMITTED and not abandon:
+        raise StateError(
+            f"the site is in phase {phase}, not committed: finish the migration with `dome-bridge cutover`, "
+            "or give it up with `dome-bridge complete --abandon`"
+        )
+    if phase is Phase.COMMITTED and abandon:
+        raise StateError("the cutover is committed and cannot be abandoned: run `complete` without --abandon")

@@ -1,0 +1,314 @@
+"""Applies the present state of DPM entries to Chimera: for a set of fileids, or for a range.
+
+One call is one PostgreSQL transaction, complete in itself: afterwards every entry of the
+scope, and everything below it, is either mirrored or in the quarantine, link counts, tags
+and sequences included. Repeating a call changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from dome_bridge.chimera import stage, target
+from dome_bridge.chimera.state import Site
+from dome_bridge.dpm import read
+from dome_bridge.dpm.schema import SourceLayout
+from dome_bridge.dpm.source import Source
+from dome_bridge.errors import StateError
+from dome_bridge.exporter.projection import Projection
+from dome_bridge.staging import MAX_FILEID
+
+logger = logging.getLogger(__name__)
+
+SEQUENCE_HEADROOM = 1_000_000
+"""The inumber sequence is kept this far ahead, so that not every batch has to move it."""
+
+APPLY_CHUNK = 50_000
+"""Entries in one transaction at the most: a directory that comes back may awaken millions."""
+
+AtCommit = Callable[[asyncpg.Connection], Awaitable[None]]
+"""Runs inside the applying transaction: what is noted there is true exactly if the batch is."""
+
+_CHANGES = {
+    "update_root": ("t_inodes", "update"),
+    "unlink_names": ("t_dirs", "delete"),
+    "unlink_gone_names": ("t_dirs", "delete"),
+    "link_names": ("t_dirs", "insert"),
+    "delete_locations": ("t_locationinfo", "delete"),
+    "upsert_locations": ("t_locationinfo", "upsert"),
+    "delete_checksums": ("t_inodes_checksum", "delete"),
+    "upsert_checksums": ("t_inodes_checksum", "upsert"),
+    "delete_targets": ("t_inodes_data", "delete"),
+    "upsert_targets": ("t_inodes_data", "upsert"),
+    "delete_acls": ("t_acl", "delete"),
+    "upsert_acls": ("t_acl", "upsert"),
+    "delete_tags": ("t_tags", "delete"),
+    "upsert_tags": ("t_tags", "upsert"),
+    "delete_inodes": ("t_inodes", "delete"),
+    "insert_inodes": ("t_inodes", "insert"),
+    "insert_names": ("t_dirs", "insert"),
+    "insert_locations": ("t_locationinfo", "insert"),
+    "insert_checksums": ("t_inodes_checksum", "insert"),
+}
+"""Which statement counts as which change of which table, for the metrics."""
+
+
+@dataclass
+class Applied:
+    """What one call did. changes: rows by (table, operation). awakened: fileids to apply next."""
+
+    changes: dict[tuple[str, str], int] = field(default_factory=dict)
+    awakened: list[int] = field(default_factory=list)
+    mirrored: int = 0
+
+    def count(self, table: str, operation: str, rows: int) -> None:
+        if rows:
+            self.changes[table, operation] = self.changes.get((table, operation), 0) + rows
+
+    def add(self, other: Applied) -> None:
+        for (table, operation), rows in other.changes.items():
+            self.count(table, operation, rows)
+        self.mirrored += other.mirrored
+
+
+class _WiderScopeError(Exception):
+    """Other entries have to be decided together with these: begin again with them."""
+
+    def __init__(self, fileids: Iterable[int]) -> None:
+        super().__init__("scope too narrow")
+        self.fileids = set(fileids)
+
+
+class Mirror:
+    """Applies projections. Not for concurrent use: each worker has its own."""
+
+    def __init__(self, projection: Projection, sequence: str) -> None:
+        self._projection = projection
+        self._conn = projection.conn
+        site = projection.site
+        self._apply = stage.fill("dome_bridge.chimera", "apply.sql", site, inumber_sequence=sequence)
+        self._tags = stage.fill("dome_bridge.chimera", "tags.sql", site)
+
+    @classmethod
+    async def open(
+        cls, source: Source, layout: SourceLayout, conn: asyncpg.Connection, site: Site
+    ) -> Mirror:
+        projection = await Projection.open(source, layout, conn, site)
+        sequence = await conn.fetchval("SELECT pg_get_serial_sequence('t_inodes', 'inumber')")
+        return cls(projection, sequence)
+
+    @property
+    def source(self) -> Source:
+        return self._projection.source
+
+    @property
+    def conn(self) -> asyncpg.Connection:
+        return self._conn
+
+    @property
+    def projection(self) -> Projection:
+        return self._projection
+
+    async def apply_ids(
+        self, fileids: Iterable[int], *, at_commit: AtCommit | None = None, mend: bool = False
+    ) -> Applied:
+        """Makes Chimera agree with DPM for these fileids, and for those that they awaken.
+
+        The caller holds `source.snapshot()`. mend: also count links and tags afresh (repair).
+        `at_commit` runs in the last transaction: when it is committed, all of them are.
+        """
+        total, waiting = Applied(), sorted(set(fileids))
+        while waiting:
+            result = await self._apply_wide_enough(waiting[:APPLY_CHUNK], mend=mend)
+            total.add(result)
+            waiting = waiting[APPLY_CHUNK:] + result.awakened
+        if at_commit is not None:
+            async with self._conn.transaction():
+                await target.pass_gate(self._conn)
+                await at_commit(self._conn)
+        return total
+
+    async def apply_range(
+        self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None = None
+    ) -> Applied:
+        """The first copy of a range: directories, or all else. Takes its own snapshot of the source."""
+        try:
+            return await self._apply_range(lo, hi, directories=directories, at_commit=at_commit)
+        except asyncpg.UniqueViolationError as exc:
+            # An entry took another's name while the copy was under way.
+            logger.info("range is applied with care lo=%d hi=%d reason=%s", lo, hi, exc)
+        return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
+
+    async def _apply_range(
+        self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None
+    ) -> Applied:
+        if not await self._conn.fetchval(self._apply["fresh_range"], lo, hi, directories):
+            return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
+        async with self.source.snapshot(), self._conn.transaction():
+            await target.pass_gate(self._conn)
+            await self._projection.stage_range(lo, hi, directories=directories)
+            await self._projection.project_rows(unique_names=True)
+            await self._projection.project_presence(mirrored=False)
+            result = await self._insert(directories=directories)
+            if at_commit is not None and not result.awakened:
+                await at_commit(self._conn)
+        return await self._awaken(result, at_commit)
+
+    async def _apply_range_with_care(
+        self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None
+    ) -> Applied:
+        fileids = await self._ids_in_range(lo, hi, directories=directories)
+        async with self.source.snapshot():
+            return await self.apply_ids(fileids, at_commit=at_commit)
+
+    async def _ids_in_range(self, lo: int, hi: int, *, directories: bool) -> set[int]:
+        found = set(await read.fileids(self.source, lo, hi, directories=directories))
+        async with self._conn.transaction():
+            await self._projection.widen_to_mirrored(lo, hi)
+            found.update(row[0] for row in await self._conn.fetch("SELECT fileid FROM scope"))
+        return found
+
+    async def _awaken(self, result: Applied, at_commit: AtCommit | None) -> Applied:
+        if not result.awakened:
+            return result
+        async with self.source.snapshot():
+            result.add(await self.apply_ids(result.awakened, at_commit=at_commit))
+        return result
+
+    async def _apply_wide_enough(self, fileids: Sequence[int], *, mend: bool) -> Applied:
+        wanted = set(fileids)
+        while True:
+            try:
+                async with self._conn.transaction():
+                    await target.pass_gate(self._conn)
+                    return await self._apply_once(sorted(wanted), mend=mend)
+            except _WiderScopeError as wider:
+                logger.debug("scope widened by=%d", len(wider.fileids - wanted))
+                wanted |= wider.fileids
+
+    async def _apply_once(self, fileids: Sequence[int], *, mend: bool) -> Applied:
+        await self._projection.stage_ids(fileids)
+        await self._require_rivals()
+        await self._projection.project_rows(unique_names=False)
+        await self._require_displaced()
+        await self._projection.project_presence(mirrored=True)
+        return await self._update(mend=mend)
+
+    async def _require_rivals(self) -> None:
+        """Replica rows with one path belong to one decision, whoever of them changed."""
+        wider = {row[0] for row in await self._conn.fetch(self._apply["rivals"])}
+        claimed = [row[0] for row in await self._conn.fetch(self._apply["claimed"])]
+        in_scope = {row[0] for row in await self._conn.fetch("SELECT fileid FROM scope")} if claimed else set()
+        wider |= await read.rivals(self.source, claimed) - in_scope
+        wider = {fileid for fileid in wider if fileid <= MAX_FILEID}
+        if wider:
+            raise _WiderScopeError(wider)
+
+    async def _require_displaced(self) -> None:
+        displaced = await self._conn.fetch(self._apply["displaced"])
+        wider = {row["fileid"] for row in displaced if row["ours"]}
+        if wider:
+            raise _WiderScopeError(wider)
+        if displaced:
+            await self._conn.execute(self._apply["name_taken"], [row["claimant"] for row in displaced])
+
+    async def _insert(self, *, directories: bool) -> Applied:
+        result = Applied()
+        statements = ["insert_inodes", "insert_names", "inserted_names", "link_counts"]
+        if not directories:
+            statements += ["insert_locations", "insert_checksums", "upsert_targets"]
+        await self._run(result, [*statements[:2]])
+        if directories or self._projection.site.links_count_files:
+            await self._run(result, statements[2:4])
+        await self._run(result, [*statements[4:], "upsert_acls"])
+        if directories:
+            await self._retag(result)
+        await self._run(result, ["report_quarantine", "note_claims"])
+        await self._finish(result)
+        return result
+
+    async def _update(self, *, mend: bool) -> Applied:
+        result = Applied()
+        await self._find_gone()
+        inodes = await self._conn.fetchrow(self._apply["upsert_inodes"])
+        result.count("t_inodes", "insert", inodes["inserted"])
+        result.count("t_inodes", "update", inodes["updated"])
+        await self._run(result, ["update_root", "orphan_descendants", "orphan_descendants_facts"])
+        await self._run(result, ["unlink_names", "unlink_gone_names", "link_names", "link_counts"])
+        await self._run(result, ["delete_locations", "upsert_locations"])
+        await self._run(result, ["delete_checksums", "upsert_checksums"])
+        await self._run(result, ["delete_targets", "upsert_targets", "delete_acls", "upsert_acls"])
+        await self._retag_if_needed(result, mend=mend)
+        await self._run(result, ["delete_inodes", "delete_trash"])
+        await self._run(result, ["clear_quarantine", "report_quarantine", "clear_claims", "note_claims"])
+        if mend:
+            await self._run(result, ["recount_links"])
+        await self._finish(result)
+        return result
+
+    async def _find_gone(self) -> None:
+        await self._conn.execute(self._apply["gone"])
+        foreign = await self._conn.fetchval(self._apply["gone_foreign"])
+        if foreign is not None:
+            raise StateError(
+                f"dCache has written {foreign} below a directory that DPM no longer has: stop dCache's doors "
+                "until the cutover, and remove what it wrote"
+            )
+
+    async def _retag_if_needed(self, result: Applied, *, mend: bool) -> None:
+        if mend:
+            await self._conn.execute(self._tags["retag_scope"])
+        if mend or await self._conn.fetchval(self._tags["directories_changed"]):
+            await self._retag(result)
+        if mend:
+            await self._conn.execute(self._tags["restore_contents"])
+            await self._conn.execute(self._tags["recount_uses"])
+
+    async def note_beyond(self) -> None:
+        """Keeps the list of entries whose fileid is too large for any inumber."""
+        beyond = await read.entries_beyond(self.source)
+        async with self._conn.transaction():
+            await self._conn.execute(self._apply["clear_beyond"], [str(entry.fileid) for entry in beyond])
+            for entry in beyond:
+                parent = entry.parent if entry.parent <= MAX_FILEID else None
+                detail = f"fileid {entry.fileid} is beyond {MAX_FILEID}"
+                await self._conn.execute(
+                    self._apply["report_beyond"], str(entry.fileid), detail, parent, entry.name
+                )
+
+    async def apply_tokens(self) -> Applied:
+        """Tags every directory anew whose quotatoken came, went or changed. In the caller's transaction."""
+        result = Applied()
+        await self._retag(result)
+        return result
+
+    async def _retag(self, result: Applied) -> None:
+        for name in ("wanted_origins", "origin_changes", "change_origin_values"):
+            await self._conn.execute(self._tags[name])
+        dropped = [row["itagid"] for row in await self._conn.fetch(self._tags["drop_origins"])]
+        for name in ("make_origins", "retag_linked", "retag_below", "retag_ours", "wanted_tags", "uses_before"):
+            await self._conn.execute(self._tags[name])
+        for name in ("delete_tags", "delete_gone_tags", "upsert_tags"):
+            self._note(result, name, await self._conn.execute(self._tags[name]))
+        for name in ("uses_after", "note_uses"):
+            await self._conn.execute(self._tags[name])
+        await self._conn.execute(self._tags["drop_contents"], dropped)
+
+    async def _finish(self, result: Applied) -> None:
+        mirrored, highest = await self._conn.fetchrow(self._apply["outcome"])
+        result.mirrored = mirrored
+        if highest is not None:
+            await self._conn.fetchval(self._apply["advance_sequences"], highest + SEQUENCE_HEADROOM)
+        result.awakened = [row["fileid"] for row in await self._conn.fetch(self._apply["awakened"])]
+
+    async def _run(self, result: Applied, names: Iterable[str]) -> None:
+        for name in names:
+            self._note(result, name, await self._conn.execute(self._apply[name]))
+
+    def _note(self, result: Applied, name: str, status: str) -> None:
+        if name in _CHANGES:
+            result.count(*_CHANGES[name], int(status.rsplit(" ", 1)[-1]))

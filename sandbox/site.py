@@ -1,0 +1,818 @@
+"""A made-up but realistic grid site: its tree, people, disks and files, from a seed.
+
+Pure: it knows no database. `plan_site` draws the directory tree and deals out the files,
+so that link counts and directory sizes are known before the first row; `SitePlan.rows`
+then streams every row in the order of the fileids, with memory for the directories only.
+The same options give the same site, byte for byte.
+
+Nothing in it is rotten: each file has a replica on a known file system, a size and a name
+that any namespace can hold. `sandbox.rotten` has the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import stat
+import time
+import uuid
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+FIRST_SIZED_DEPTH, LAST_SIZED_DEPTH = 2, 6  # dmlite keeps directory sizes for these depths only
+LONGEST_FS = 79
+DAY = 86400
+FIRST_DAY = 1_325_376_000  # 2012-01-01
+DAYS = 4500
+ROOT_FILEID = 1
+FOREVER = 0x7FFFFFFF
+HOLE = 250_000  # a gap in the fileids in the middle of the tree, as an old site's history leaves one
+
+
+class SiteError(ValueError):
+    """The options ask for a site that DPM's tables cannot hold."""
+
+
+@dataclass(frozen=True)
+class SiteOptions:
+    """What to make up.
+
+    `files`: regular files, besides about a tenth as many directories and some symlinks.
+    `disk_root`: file systems are the directories `<disk_root>/<server>/<fs>`, and sizes stay below
+    `largest_real_file` bytes, so that the files can really be written.
+    """
+
+    files: int = 10_000
+    seed: int = 1
+    domain: str = "example.org"
+    disk_root: Path | None = None
+    largest_real_file: int = 4096
+
+
+class User(NamedTuple):
+    uid: int
+    name: str
+    vo: str
+    banned: int = 0
+
+
+class Group(NamedTuple):
+    gid: int
+    name: str
+
+
+class Pool(NamedTuple):
+    name: str
+    defsize: int
+    s_type: str = "P"
+
+
+class FileSystem(NamedTuple):
+    pool: str
+    server: str
+    fs: str
+    status: int = 0
+
+
+class QuotaToken(NamedTuple):
+    """`total` and `unused` in bytes; `path` is None for a token of the SRM days."""
+
+    s_token: str
+    u_token: str
+    pool: str
+    total: int
+    unused: int
+    gids: tuple[int, ...]
+    path: str | None
+
+
+class Entry(NamedTuple):
+    """A row of Cns_file_metadata; text is what its bytes are in UTF-8."""
+
+    fileid: int
+    parent_fileid: int
+    guid: str | None
+    name: str
+    filemode: int
+    nlink: int
+    owner_uid: int
+    gid: int
+    filesize: int
+    atime: int
+    mtime: int
+    ctime: int
+    fileclass: int
+    status: str
+    csumtype: str
+    csumvalue: str
+    acl: str
+    xattr: str | None
+
+
+class Replica(NamedTuple):
+    """A row of Cns_file_replica, without its row number."""
+
+    fileid: int
+    nbaccesses: int
+    ctime: int
+    atime: int
+    ptime: int
+    ltime: int
+    r_type: str | None
+    status: str
+    f_type: str
+    setname: str | None
+    poolname: str
+    host: str
+    fs: str
+    sfn: str
+    xattr: str | None
+
+
+class Symlink(NamedTuple):
+    fileid: int
+    linkname: str | None
+
+
+class Comment(NamedTuple):
+    u_fileid: int
+    comments: str
+
+
+class DiskFile(NamedTuple):
+    """A file to be written for a replica."""
+
+    path: Path
+    content: bytes
+
+
+Row = Entry | Replica | Symlink | Comment | DiskFile
+
+
+class AclEntry(NamedTuple):
+    kind: str
+    perm: int
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.perm}{self.id}"
+
+
+def acl_text(entries: list[AclEntry]) -> str:
+    return ",".join(str(entry) for entry in sorted(entries, key=lambda entry: (entry.kind, entry.id)))
+
+
+@dataclass(frozen=True)
+class Area:
+    """A directory below a VO's home with a quota token of its own."""
+
+    path: str
+    u_token: str
+    pool: str
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Where files go: names below the area, and how the files there are called."""
+
+    names: tuple[str, ...]
+    file_name: str
+
+
+@dataclass(frozen=True)
+class Vo:
+    name: str
+    share: float
+    roles: tuple[str, ...]
+    areas: tuple[Area, ...]
+    leaf: Callable[[random.Random], Leaf]
+    mode: int = 0o775
+    has_default_acl: bool = False
+
+
+def _day(rng: random.Random) -> str:
+    return f"{rng.randrange(2012, 2024)}-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}"
+
+
+def _rucio_leaf(rng: random.Random) -> Leaf:
+    scope = rng.choice(
+        ("mc16_13TeV", "mc20_13TeV", "data18_13TeV", "data22_13p6TeV", "user.u0012", "group.phys-higgs")
+    )
+    digest = rng.getrandbits(16)
+    task = rng.randrange(10**7, 10**8)
+    stream = rng.choice(("DAOD_PHYS", "AOD", "log", "HITS", "DAOD_TOPQ1"))
+    return Leaf(
+        ("rucio", scope, f"{digest >> 8:02x}", f"{digest & 255:02x}"),
+        f"{stream}.{task}._{{:06d}}.pool.root.1",
+    )
+
+
+def _cms_leaf(rng: random.Random) -> Leaf:
+    campaign = rng.choice(("RunIISummer20UL18", "RunIIAutumn18", "Run3Winter22"))
+    process = (
+        rng.choice(("TTTo2L2Nu", "DYJetsToLL_M-50", "QCD_Pt_300to470", "ZprimeToTT_M4000")) + "_TuneCP5_13TeV"
+    )
+    tier = rng.choice(("MINIAODSIM", "NANOAODSIM", "AODSIM", "GEN-SIM"))
+    version = f"106X_upgrade2018_realistic_v{rng.randrange(1, 17)}-v{rng.randrange(1, 4)}"
+    block = f"{rng.randrange(100) * 10000:05d}"
+    head, tail = f"{rng.getrandbits(32):08X}-{rng.getrandbits(16):04X}", f"0CC47A{rng.getrandbits(24):06X}"
+    return Leaf(("store", "mc", campaign, process, tier, version, block), f"{head}-E911-{{:04X}}-{tail}.root")
+
+
+def _belle_leaf(rng: random.Random) -> Leaf:
+    run = f"r{rng.randrange(1000):05d}"
+    names = (
+        "MC",
+        "release-06-00-08",
+        f"DB{rng.randrange(20):08d}",
+        "s00",
+        "e1003",
+        "4S",
+        run,
+        "mixed",
+        "mdst",
+        f"sub{rng.randrange(4):02d}",
+    )
+    return Leaf(names, f"mdst_{{:06d}}_prod{rng.randrange(10**8):08d}_task1.root")
+
+
+def _probe_leaf(rng: random.Random) -> Leaf:
+    return Leaf(("nagios", _day(rng)), "testfile-put-{}-" + f"{rng.getrandbits(48):012x}.txt")
+
+
+def _local_leaf(rng: random.Random) -> Leaf:
+    # composed and decomposed accents, scripts of two to four bytes, characters that careless quoting breaks
+    subject = rng.choice(
+        (
+            "Übungen",
+            "donne\u0301es",
+            "данные",
+            "観測データ",
+            "étoiles 𝛼𝛽",
+            'it\'s 100% "raw"',
+            "a+b&c;d#e",
+            "plain",
+        )
+    )
+    kind = rng.choice(
+        (
+            "Spektrum {:04d} µm.fits",
+            "image_{:05d}.fits",
+            "obs {:d} — final (copy).txt",
+            "%s_{:03d}.dat",
+            "x={:d}~",
+        )
+    )
+    return Leaf((f"run {rng.randrange(1, 30)}", subject, _day(rng)), kind)
+
+
+VOS = (
+    Vo(
+        "atlas",
+        0.45,
+        ("Role=production", "Role=pilot", "de"),
+        (
+            Area("atlasdatadisk", "ATLASDATADISK", "data"),
+            Area("atlasscratchdisk", "ATLASSCRATCHDISK", "scratch"),
+            Area("atlaslocalgroupdisk/higgs", "ATLASLOCALGROUPDISK", "local"),
+        ),
+        _rucio_leaf,
+        mode=0o2775,
+    ),
+    Vo("cms", 0.3, ("Role=production", "Role=lcgadmin"), (Area("cmsdisk", "CMSDISK", "data"),), _cms_leaf),
+    Vo(
+        "belle",
+        0.15,
+        ("Role=production",),
+        (Area("DATA", "BELLEDATA", "data"), Area("TMP", "BELLETMP", "scratch")),
+        _belle_leaf,
+        has_default_acl=True,
+    ),
+    Vo("dteam", 0.02, (), (), _probe_leaf, mode=0o777),
+    Vo(
+        "astro.example.org",
+        0.08,
+        ("staff",),
+        (Area("archive", "ASTROARCHIVE", "local"),),
+        _local_leaf,
+        mode=0o3775,
+    ),
+)
+
+POOLS = (Pool("data", 4 << 30), Pool("local", 1 << 30), Pool("scratch", 512 << 20, "V"))
+
+
+def make_filesystems(options: SiteOptions) -> tuple[FileSystem, ...]:
+    """Three disk servers; one file system is in two pools, one is read-only."""
+    places = (
+        ("data", 1, "fs1", 0),
+        ("data", 1, "fs2", 0),
+        ("local", 1, "fs3", 0),
+        ("data", 2, "fs1", 0),
+        ("data", 2, "fs2", 0),
+        ("scratch", 2, "fs3", 2),
+        ("data", 3, "fs1", 0),
+        ("local", 3, "fs2", 0),
+        ("scratch", 3, "fs2", 0),
+    )
+    made = []
+    for pool, number, name, status in places:
+        server = f"disk{number:02d}.{options.domain}"
+        path = f"/srv/dpm/{name}" if options.disk_root is None else str(options.disk_root / server / name)
+        if len(path.encode()) > LONGEST_FS:
+            raise SiteError(
+                f"file system path {path} has {len(path.encode())} bytes, dpm_fs.fs holds {LONGEST_FS}: "
+                "choose a shorter disk_root"
+            )
+        made.append(FileSystem(pool, server, path, status))
+    return tuple(made)
+
+
+@dataclass(slots=True, eq=False)
+class TokenPlan:
+    """A quota token while its use is not yet known."""
+
+    s_token: str
+    u_token: str
+    pool: str
+    gids: tuple[int, ...]
+    path: str | None
+    used: int = 0
+
+    def finish(self, spare: int) -> QuotaToken:
+        total = self.used + spare
+        return QuotaToken(self.s_token, self.u_token, self.pool, total, spare, self.gids, self.path)
+
+
+@dataclass(slots=True, eq=False)
+class Directory:
+    name: str
+    parent: Directory | None
+    uid: int
+    gid: int
+    mode: int
+    vo: Vo | None
+    time: int
+    fileid: int = 0
+    children: int = 0
+    size: int = 0
+    acl: str = ""
+    defaults: list[AclEntry] = field(default_factory=list)
+    token: TokenPlan | None = None
+    file_name: str = ""
+    files: int = 0
+    links: int = 0
+    stride: int = 1
+
+    def ancestry(self) -> list[Directory]:
+        """From the root down to this one."""
+        line: list[Directory] = []
+        here: Directory | None = self
+        while here is not None:
+            line.append(here)
+            here = here.parent
+        return line[::-1]
+
+    @property
+    def path(self) -> str:
+        return "/" + "/".join(directory.name for directory in self.ancestry()[1:])
+
+    def inherit_acl(self, defaults: list[AclEntry]) -> None:
+        """What a new directory gets from its parent's default entries."""
+        if not defaults:
+            return
+        entries = inherited_entries(defaults, self.mode, self.uid, self.gid)
+        self.defaults = [*defaults]
+        self.acl = acl_text(entries + self.defaults)
+        self.mode = self.mode & ~0o777 | mode_of(entries)
+
+
+def inherited_entries(defaults: list[AclEntry], mode: int, uid: int, gid: int) -> list[AclEntry]:
+    """The access entries of a new entry: owner, group and other limited by its mode, the rest copied."""
+    limits = {"A": (mode >> 6 & 7, uid), "C": (mode >> 3 & 7, gid), "F": (mode & 7, 0)}
+    entries = []
+    for default in defaults:
+        kind = default.kind.upper()
+        limit, owner = limits.get(kind, (7, default.id))
+        entries.append(AclEntry(kind, default.perm & limit, owner))
+    return entries
+
+
+def mode_of(entries: list[AclEntry]) -> int:
+    perms = {entry.kind: entry.perm for entry in entries if entry.kind in "ACEF"}
+    return perms["A"] << 6 | (perms["C"] & perms.get("E", 7)) << 3 | perms["F"]
+
+
+def plain_acl(mode: int, uid: int, gid: int) -> list[AclEntry]:
+    return [AclEntry("A", mode >> 6 & 7, uid), AclEntry("C", mode >> 3 & 7, gid), AclEntry("F", mode & 7, 0)]
+
+
+def as_defaults(entries: list[AclEntry]) -> list[AclEntry]:
+    return [AclEntry(entry.kind.lower(), entry.perm, entry.id) for entry in entries]
+
+
+class Population:
+    """Users and groups by VO; the first of a VO's users is its production robot."""
+
+    def __init__(self, options: SiteOptions) -> None:
+        self.groups = [
+            Group(101 + number, name)
+            for number, name in enumerate(
+                f"{vo.name}/{role}".rstrip("/") for vo in VOS for role in ("", *vo.roles)
+            )
+        ]
+        self.gid = {group.name: group.gid for group in self.groups}
+        base = f"/DC=org/DC=example/O={options.domain}"
+        people = max(20, min(400, options.files // 1000))
+        self.users = [
+            User(101 + n, f"{base}/OU=robots/CN=Robot: {vo.name} production", vo.name)
+            for n, vo in enumerate(VOS)
+        ]
+        self.users += [
+            User(200 + n, f"{base}/OU=users/CN=user {n:04d}", VOS[n % len(VOS)].name, int(n % 17 == 16) * 2)
+            for n in range(people)
+        ]
+        self._of_vo = {vo.name: [user.uid for user in self.users if user.vo == vo.name] for vo in VOS}
+        self._gids = {
+            vo.name: [gid for name, gid in self.gid.items() if name.split("/")[0] == vo.name] for vo in VOS
+        }
+
+    def owner(self, rng: random.Random, vo: Vo) -> int:
+        uids = self._of_vo[vo.name]
+        return uids[0] if rng.random() < 0.7 else rng.choice(uids)
+
+    def gids(self, vo: Vo) -> list[int]:
+        return self._gids[vo.name]
+
+    def stranger(self, rng: random.Random) -> int:
+        return rng.choice(self.users).uid
+
+
+class Forest:
+    """The directories, in the order of their creation; equal paths are one directory."""
+
+    def __init__(self, options: SiteOptions, rng: random.Random) -> None:
+        self.options = options
+        self.rng = rng
+        self.population = Population(options)
+        self.root = Directory("/", None, 0, 0, 0o755, None, FIRST_DAY)
+        self.directories = [self.root]
+        self.tokens: list[TokenPlan] = []
+        self.leaves: list[Directory] = []
+        self._children: dict[tuple[int, str], Directory] = {}
+
+    def add(self, parent: Directory, name: str, vo: Vo | None = None, mode: int = 0o755) -> Directory:
+        uid, gid = (0, 0) if vo is None else self._owner(parent, vo)
+        age = parent.time if vo is None else FIRST_DAY + self.rng.randrange(DAYS * DAY)
+        made = Directory(
+            name, parent, uid, gid, mode | parent.mode & stat.S_ISGID, vo, age, token=parent.token
+        )
+        made.inherit_acl(parent.defaults)
+        self._children[id(parent), name] = made
+        self.directories.append(made)
+        return made
+
+    def descend(self, start: Directory, names: tuple[str, ...], vo: Vo) -> Directory:
+        """The directory at the end of the names, made as far as it is missing."""
+        here = start
+        for name in names:
+            known = self._children.get((id(here), name))
+            here = known or self._decorated(self.add(here, name, vo, 0o775))
+        return here
+
+    def add_token(self, place: Directory, u_token: str, pool: str, gids: list[int]) -> None:
+        token = TokenPlan(self._uuid(), u_token, pool, tuple(gids), place.path)
+        self.tokens.append(token)
+        place.token = token
+
+    def add_vo(self, home: Directory, vo: Vo) -> list[Directory]:
+        """The VO's directory and its areas; returns where its files may go."""
+        gids = self.population.gids(vo)
+        top = self.add(home, vo.name)
+        top.gid, top.mode = gids[0], vo.mode
+        if vo.has_default_acl:
+            access = [*plain_acl(vo.mode, 0, gids[0]), AclEntry("D", 7, gids[-1]), AclEntry("E", 7, 0)]
+            top.defaults = as_defaults(access)
+            top.acl = acl_text(access + top.defaults)
+        self.add_token(top, vo.name.split(".")[0].upper(), "data", gids)
+        areas = []
+        for area in vo.areas:
+            place = self.descend(top, tuple(area.path.split("/")), vo)
+            self.add_token(place, area.u_token, area.pool, gids)
+            areas.append(place)
+        return areas or [top]
+
+    def add_leaf(self, vo: Vo, places: list[Directory]) -> None:
+        leaf = vo.leaf(self.rng)
+        directory = self.descend(self.rng.choice(places), leaf.names, vo)
+        if not directory.file_name:
+            directory.file_name = leaf.file_name
+            directory.stride = self.rng.choice((2, 3, 4)) if self.rng.random() < 0.1 else 1
+            self.leaves.append(directory)
+
+    def archive(self, top: Directory, vo: Vo) -> None:
+        """Move some old directories into a new one, so that their parent is younger than they are."""
+        old = [place for place in self.leaves if place.vo is vo and place.parent is not top]
+        newer = self.add(top, "old stuff", vo, 0o755)
+        for number, place in enumerate(self.rng.sample(old, k=min(len(old), 1 + len(old) // 50))):
+            place.parent, place.name = newer, f"{place.name}-{number}"
+
+    def _owner(self, parent: Directory, vo: Vo) -> tuple[int, int]:
+        gids = self.population.gids(vo)
+        if parent.mode & stat.S_ISGID:
+            return self.population.owner(self.rng, vo), parent.gid
+        return self.population.owner(self.rng, vo), gids[0] if self.rng.random() < 0.8 else self.rng.choice(
+            gids
+        )
+
+    def _decorated(self, place: Directory) -> Directory:
+        """With an ACL of its own now and then, if it has inherited none."""
+        draw = self.rng.random()
+        if place.acl or draw > 0.03:
+            return place
+        entries = plain_acl(place.mode, place.uid, place.gid)
+        if draw < 0.01:
+            entries += named_acl(self.rng, self.population)
+        if draw < 0.004:
+            place.defaults = as_defaults(entries)
+        place.acl = acl_text(entries + place.defaults)
+        return place
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
+
+
+def named_acl(rng: random.Random, population: Population) -> list[AclEntry]:
+    """Entries for some users and groups, and the mask that they need."""
+    users = {population.stranger(rng) for _ in range(rng.randrange(3))}
+    gids = {rng.choice(population.groups).gid for _ in range(1 + rng.randrange(2))}
+    named = [AclEntry("B", rng.choice((0, 4, 5, 7)), uid) for uid in sorted(users)]
+    named += [AclEntry("D", rng.choice((0, 5, 7)), gid) for gid in sorted(gids)]
+    return [*named, AclEntry("E", rng.choice((5, 7)), 0)]
+
+
+def plan_site(options: SiteOptions) -> SitePlan:
+    """Draw the tree and deal out files, symlinks, sizes and fileids."""
+    filesystems = make_filesystems(options)
+    forest = Forest(options, random.Random(options.seed))
+    home = forest.add(forest.add(forest.add(forest.root, "dpm"), options.domain), "home")
+    places = {vo: forest.add_vo(home, vo) for vo in VOS}
+    for vo in VOS:
+        forest.add_leaf(vo, places[vo])
+    shares = [vo.share for vo in VOS]
+    while len(forest.directories) < options.files // 10:
+        vo = forest.rng.choices(VOS, shares)[0]
+        forest.add_leaf(vo, places[vo])
+    for vo in VOS:
+        forest.archive(
+            next(top for top in forest.directories if top.parent is home and top.name == vo.name), vo
+        )
+    return SitePlan(options, forest, filesystems)
+
+
+class SitePlan:
+    """A site whose every row is determined; `rows` may be streamed any number of times."""
+
+    def __init__(self, options: SiteOptions, forest: Forest, filesystems: tuple[FileSystem, ...]) -> None:
+        self.options = options
+        self.users, self.groups = forest.population.users, forest.population.groups
+        self.filesystems = filesystems
+        self.root = forest.root
+        self.directories = forest.directories
+        self.sizes = array("Q")
+        self.copies = bytearray()
+        self._population = forest.population
+        self._deal_files(forest)
+        self._count_children()
+        self.last_fileid = self._number(forest.rng)
+        self._deal_sizes(forest.rng)
+        self.tokens = [token.finish(50 << 40) for token in forest.tokens]
+        self.tokens.append(
+            QuotaToken(str(uuid.UUID(int=options.seed)), "SRMTOKEN", "data", 1 << 40, 1 << 40, (0,), None)
+        )
+
+    @cached_property
+    def symlinks(self) -> int:
+        return sum(directory.links for directory in self.directories)
+
+    @property
+    def replicas(self) -> int:
+        return sum(self.copies)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows but the root's, entries in the order of their fileids, each before what refers to it."""
+        maker = RowMaker(self, random.Random(f"rows {self.options.seed}"))
+        first = 0
+        for directory in self.directories:
+            if directory.parent is not None:
+                yield maker.directory(directory)
+            yield from maker.contents(directory, first)
+            first += directory.files
+
+    def _deal_files(self, forest: Forest) -> None:
+        """Unevenly: most directories have few files, some have very many."""
+        rng, leaves, files = forest.rng, forest.leaves, self.options.files
+        weights = list(accumulate(rng.paretovariate(1.2) for _ in leaves))
+        dealt = 0
+        for leaf, weight in zip(leaves, weights, strict=True):
+            upto = files if weight == weights[-1] else int(files * weight / weights[-1])
+            leaf.files, dealt = upto - dealt, upto
+        filled = [leaf for leaf in leaves if leaf.files]
+        for _ in range(max(6, files // 200) if filled else 0):
+            rng.choice(filled).links += 1
+
+    def _count_children(self) -> None:
+        for directory in self.directories:
+            directory.children += directory.files + directory.links
+            if directory.parent is not None:
+                directory.parent.children += 1
+
+    def _number(self, rng: random.Random) -> int:
+        """Give every directory its fileid and room for its files; returns the last one in use."""
+        following = ROOT_FILEID
+        last = ROOT_FILEID
+        for position, directory in enumerate(self.directories):
+            directory.fileid = following
+            last = following + (directory.files + directory.links) * directory.stride
+            following = last + 1 + (rng.randrange(40) if rng.random() < 0.3 else 0)
+            if position == len(self.directories) // 2:
+                following += HOLE
+        return last
+
+    def _deal_sizes(self, rng: random.Random) -> None:
+        for directory in self.directories:
+            total = 0
+            for _ in range(directory.files):
+                size, copies = self._draw_size(rng), self._draw_copies(rng)
+                self.sizes.append(size)
+                self.copies.append(copies)
+                total += size * copies
+            if total:
+                self._account(directory, total)
+
+    def _draw_size(self, rng: random.Random) -> int:
+        if self.options.disk_root is not None:
+            return rng.randrange(self.options.largest_real_file)
+        draw = rng.random()
+        return 0 if draw < 0.002 else min(int(rng.lognormvariate(18.5, 2.2)), 40 << 30)
+
+    def _draw_copies(self, rng: random.Random) -> int:
+        draw = rng.random()
+        return 1 if draw > 0.032 else 2 if draw > 0.002 else 3
+
+    def _account(self, directory: Directory, total: int) -> None:
+        for ancestor in directory.ancestry()[FIRST_SIZED_DEPTH : LAST_SIZED_DEPTH + 1]:
+            ancestor.size += total
+        if directory.token is not None:
+            directory.token.used += total
+
+
+class RowMaker:
+    """Turns the plan into rows; draws what nothing else depends on."""
+
+    def __init__(self, plan: SitePlan, rng: random.Random) -> None:
+        self.plan = plan
+        self.rng = rng
+        self.population = plan._population
+        self.serial = 0
+        self.by_pool: dict[str, list[FileSystem]] = {}
+        for place in plan.filesystems:
+            self.by_pool.setdefault(place.pool, []).append(place)
+
+    def directory(self, made: Directory) -> Entry:
+        parent = made.parent.fileid if made.parent else 0
+        changed = made.time + self.rng.randrange(DAY)
+        return Entry(
+            made.fileid, parent, None, made.name, stat.S_IFDIR | made.mode, made.children,
+            made.uid, made.gid, made.size, made.time, changed, changed,
+            0, "-", "", "", made.acl, self.rng.choice(("", "{}", None)),
+        )  # fmt: skip
+
+    def contents(self, parent: Directory, first: int) -> Iterator[Row]:
+        fileid = parent.fileid
+        for number in range(parent.files):
+            fileid += parent.stride
+            yield from self.file(parent, fileid, number, first + number)
+        for number in range(parent.links):
+            fileid += parent.stride
+            yield from self.symlink(parent, fileid, number)
+
+    def file(self, parent: Directory, fileid: int, number: int, index: int) -> Iterator[Row]:
+        rng, size = self.rng, self.plan.sizes[index]
+        name = parent.file_name.format(number)
+        uid, gid, mode, acl = self._ownership(parent)
+        content = rng.randbytes(size) if self.plan.options.disk_root is not None else None
+        csumtype, csumvalue, xattr = self._checksums(content)
+        born = parent.time + number + rng.randrange(DAY)
+        guid = str(uuid.UUID(int=rng.getrandbits(128), version=4)) if rng.random() < 0.004 else None
+        status = "m" if rng.random() < 0.002 else "-"
+        yield Entry(
+            fileid, parent.fileid, guid, name, mode, 1, uid, gid, size,
+            born + rng.randrange(DAY), born, born + 1, 0, status, csumtype, csumvalue, acl, xattr,
+        )  # fmt: skip
+        yield from self._replicas(parent, fileid, name, born, self.plan.copies[index], content)
+        if rng.random() < 0.001:
+            yield Comment(fileid, f"checked in run {number}")
+
+    def symlink(self, parent: Directory, fileid: int, number: int) -> Iterator[Row]:
+        mode = stat.S_IFLNK | 0o777
+        target = self.rng.choice(self._targets(parent, number))
+        yield Entry(
+            fileid, parent.fileid, None, f"link-{number}", mode, 1, parent.uid, parent.gid, 0,
+            parent.time, parent.time, parent.time, 0, "-", "", "", "", None,
+        )  # fmt: skip
+        yield Symlink(fileid, target)
+
+    def _targets(self, parent: Directory, number: int) -> list[str]:
+        """Absolute and relative, of files and directories, dangling too; ASCII, as symlinks of sites are."""
+        candidates = [
+            parent.file_name.format(number % parent.files),
+            f"{parent.path}/{parent.file_name.format(0)}",
+            "../",
+            f"/dpm/{self.plan.options.domain}/home/{VOS[0].name}",
+            "../../no/longer/there",
+        ]
+        return [target for target in candidates if target.isascii()]
+
+    def _ownership(self, parent: Directory) -> tuple[int, int, int, str]:
+        rng, vo = self.rng, parent.vo
+        assert vo is not None
+        uid = self.population.owner(rng, vo)
+        gid = parent.gid if parent.mode & stat.S_ISGID else self.population.gids(vo)[0]
+        mode = rng.choice((0o664, 0o664, 0o644, 0o640))
+        if parent.defaults:
+            entries = inherited_entries(parent.defaults, 0o664, uid, gid)
+        elif rng.random() < 0.01:
+            entries = plain_acl(mode, uid, gid)
+            entries += named_acl(rng, self.population) if rng.random() < 0.5 else []
+        else:
+            return uid, gid, stat.S_IFREG | mode, ""
+        return uid, gid, stat.S_IFREG | mode_of(entries), acl_text(entries)
+
+    def _checksums(self, content: bytes | None) -> tuple[str, str, str | None]:
+        """csumtype, csumvalue and xattr, as the different tools of DPM's history leave them."""
+        draw = self.rng.random()
+        if draw > 0.93:
+            return "", "", self.rng.choice(("", "{}", None))
+        adler = f"{self.rng.getrandbits(32) if content is None else zlib.adler32(content):08x}"
+        if draw < 0.8:
+            return "AD", adler, f'{{"checksum.adler32": "{adler}"}}'
+        if draw < 0.84:
+            return "AD", adler, None
+        if draw < 0.87:
+            return "", "", f'{{"type": 0, "checksum.adler32": "{adler}", "note": "a\\/b \\"c\\""}}'
+        md5 = f"{self.rng.getrandbits(128):032x}" if content is None else hashlib.md5(content).hexdigest()
+        if draw < 0.91:
+            return "MD", md5, f'{{"checksum.md5": "{md5}", "checksum.adler32": "{adler}"}}'
+        return "MD", md5, ""
+
+    def _replicas(
+        self, parent: Directory, fileid: int, name: str, born: int, copies: int, content: bytes | None
+    ) -> Iterator[Row]:
+        vo = parent.vo.name if parent.vo else ""
+        folder = f"{vo}/{time.strftime('%Y-%m-%d', time.gmtime(born))}"
+        for place in self._places(parent.token.pool if parent.token else "data", copies):
+            self.serial += 1
+            path = f"{place.fs}/{folder}/{name}.{self.serial}.{born}"
+            yield self._replica(parent.token, fileid, place, path, born)
+            if content is not None:
+                yield DiskFile(Path(path), content)
+
+    def _places(self, pool: str, copies: int) -> list[FileSystem]:
+        """One file system for each copy, on different servers."""
+        first = self.rng.choice(self.by_pool[pool])
+        if copies == 1:
+            return [first]
+        others: dict[str, FileSystem] = {}
+        for place in self.rng.sample(self.plan.filesystems, len(self.plan.filesystems)):
+            others.setdefault(place.server, place)
+        others.pop(first.server)
+        return [first, *others.values()][:copies]
+
+    def _replica(
+        self, token: TokenPlan | None, fileid: int, place: FileSystem, path: str, born: int
+    ) -> Replica:
+        rng = self.rng
+        sfn = f"{place.server}:{path}"
+        f_type = "V" if place.pool == "scratch" else "P"
+        if rng.random() < 0.1:
+            pinned = born + rng.randrange(DAY)
+            return Replica(
+                fileid, rng.randrange(90), born, pinned, pinned, born + 7 * DAY, rng.choice("PS"), "-",
+                f_type, None, place.pool, place.server, place.fs, sfn, None,
+            )  # fmt: skip
+        escaped = place.fs.replace("/", "\\/")
+        u_token = token.u_token if token else ""
+        xattr = (
+            f'{{"pool": "{place.pool}", "filesystem": "{escaped}", "accountedspacetokenname": "{u_token}"}}'
+        )
+        return Replica(
+            fileid, 0, born + 1, born, born, born, None, "-", f_type,
+            token.s_token if token else None, place.pool, place.server, place.fs, sfn, xattr,
+        )  # fmt: skip
