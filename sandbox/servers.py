@@ -306,6 +306,9 @@ class MariaServer(PrivateServer):
         return server
 
     async def prepare_external(self) -> None:
+        if self._socket:  # the URL has no port then, but `dpmmgr` comes over TCP
+            ((self.port,),) = await self.fetch("SELECT @@port")
+            self.host = LOOPBACK
         await self._create_accounts()
 
     @property
@@ -465,10 +468,12 @@ class PostgresServer(PrivateServer):
         parts = urlsplit(url)
         server = cls()
         server.is_private = False
-        server.host, server.port = parts.hostname or "localhost", parts.port or 5432
+        query = parse_qs(parts.query)
+        server.host = parts.hostname or "localhost"
+        server.port = parts.port or int(query.get("port", ["5432"])[0])
         server.admin_user = unquote(parts.username or "postgres")
         server.admin_password = unquote(parts.password or "")
-        server._socket_directory = parse_qs(parts.query).get("host", [""])[0]
+        server._socket_directory = query.get("host", [""])[0]
         return server
 
     async def prepare_external(self) -> None:

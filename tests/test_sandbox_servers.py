@@ -127,8 +127,8 @@ async def test_failed_start_leaves_no_directory() -> None:
     assert not server.directory.exists()
 
 
-async def test_external_server_is_not_ours_to_stop(maria: MariaServer) -> None:
-    external = MariaServer.external("mysql://root@localhost?unix_socket=" + maria.unix_socket)
+async def test_external_server_is_not_ours_to_stop(mortal_maria: MariaServer) -> None:
+    external = MariaServer.external("mysql://root@localhost?unix_socket=" + mortal_maria.unix_socket)
     assert await external.fetch("SELECT 1") == [(1,)]
     with pytest.raises(SandboxError, match="not ours"):
         await external.kill()

@@ -120,7 +120,7 @@ def test_numbers_keep_their_digits() -> None:
     ids=lambda text: text[:12].decode("latin1"),
 )
 def test_text_that_is_no_json_object_is_refused(text: bytes) -> None:
-    with pytest.raises(XattrError, match="^xattr .* is not (JSON|a JSON object)"):
+    with pytest.raises(XattrError, match=r"^xattr .* is not (JSON|a JSON object)"):
         xattr.parse(text)
 
 

@@ -2,6 +2,9 @@ What a session of the bridge sets up for itself: functions with the site's const
 them, staging tables for unchanged DPM rows, and tables for their projection. All of it
 is temporary; the tables are emptied, in place, at the end of each transaction.
 
+The planner knows nothing of tables that were filled a moment ago. Sequential scans are
+discouraged and each join has an index to use, so that a wrong guess costs little.
+
 Braces are filled in by `stage.prepare`: offset, root_fileid, root_inumber (integers),
 instance_id (hexadecimal digits) and timezone (a quoted literal).
 
@@ -67,7 +70,7 @@ CREATE TEMP TABLE stage_replica (
     rowid bigint, fileid bigint, status bytea, poolname bytea, host bytea, fs bytea, sfn bytea,
     claimed boolean
 ) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE stage_symlink (fileid bigint, linkname bytea) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE stage_symlink (fileid bigint PRIMARY KEY, linkname bytea) ON COMMIT DELETE ROWS;
 
 CREATE TEMP TABLE scope (fileid bigint PRIMARY KEY) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE acl_form (
@@ -82,15 +85,18 @@ CREATE TEMP TABLE checksum_kind (name text PRIMARY KEY, legacy text, itype integ
 CREATE TEMP TABLE projected_replica (
     rowid bigint, fileid bigint, pool text, reason text, detail text
 ) ON COMMIT DELETE ROWS;
+CREATE INDEX ON projected_replica (rowid);
 CREATE TEMP TABLE projected_location (fileid bigint, pool text, rowid bigint) ON COMMIT DELETE ROWS;
+CREATE INDEX ON projected_location (fileid);
 CREATE TEMP TABLE projected_entry (
-    fileid bigint, inumber bigint, parent bigint, iparent bigint, raw_name bytea, name text, itype integer, imode integer, uid integer,
+    fileid bigint PRIMARY KEY, inumber bigint, parent bigint, iparent bigint, raw_name bytea, name text, itype integer, imode integer, uid integer,
     gid integer, size bigint, iio integer, ctime timestamp, atime timestamp, mtime timestamp,
     crtime timestamp, target bytea, acl bytea, mode bigint, reason text, detail text
 ) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE projected_checksum (
     fileid bigint, itype integer, isum text, name text, reason text
 ) ON COMMIT DELETE ROWS;
+CREATE INDEX ON projected_checksum (fileid);
 CREATE TEMP TABLE projected_fact (
     fileid bigint, reason text, subject text, detail text
 ) ON COMMIT DELETE ROWS;

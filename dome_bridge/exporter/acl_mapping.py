@@ -115,7 +115,10 @@ def _check_storable(acl: Acl, filemode: int) -> None:
 
 
 def _aces(wanted: Rights, mode: Rights, rs_type: RsType, flags: AceFlag) -> Iterator[Ace]:
-    """The fewest bits that turn what `mode` grants into what is `wanted`, in the order that keeps it so."""
+    """The entries that turn what `mode` grants into what is `wanted`.
+
+    OWNER@, GROUP@, EVERYONE@ and every deny name only the bits that need it.
+    """
     everyone = _everyone(wanted, mode)
     groups = _groups(wanted, mode, everyone)
     users = _users(wanted)
