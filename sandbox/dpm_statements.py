@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -61,14 +61,33 @@ class Place(NamedTuple):
     fs: str
 
 
+class Expression(str):
+    """A piece of SQL that stands for a value."""
+
+    __slots__ = ()
+
+
+NOW = Expression("UNIX_TIMESTAMP()")
+
+
 def text(value: bytes | str) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+class Ledger:
+    """What the sessions of one writer have to know of each other."""
+
+    def __init__(self) -> None:
+        self.moving = asyncio.Lock()  # two directories moved at once could become a cycle
+        self.broken: list[int] = []
+        self.cycles: list[tuple[int, int]] = []  # fileid, former parent
+        self.lost_places: list[Place] = []
 
 
 class Session:
     """One connection to DPM's server, in autocommit except within `transaction`.
 
-    `linger`: longest pause in seconds that is made now and then in the middle of an operation and before a commit;
+    `linger`: longest pause in seconds, made now and then within operations and before commits;
     `rollbacks`: share of the transactions that end in a rollback.
     """
 
@@ -79,12 +98,14 @@ class Session:
         dpm: str,
         rng: random.Random,
         *,
+        ledger: Ledger | None = None,
         linger: float = 0.0,
         rollbacks: float = 0.0,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.connection = connection
         self.rng = rng
+        self.ledger = ledger or Ledger()
         self.linger = linger
         self.rollbacks = rollbacks
         self.sleep = sleep
@@ -103,6 +124,23 @@ class Session:
         """Returns the number of affected rows."""
         await self.connection.query(self._bytes(sql, args))
         return int(self.connection.affected_rows())
+
+    async def insert(self, table: str, **values: object) -> None:
+        columns = ", ".join(f"`{column}`" for column in values)
+        marks = ", ".join(["%s"] * len(values))
+        await self.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *values.values())
+
+    async def update(self, table: str, where: Mapping[str, object], **values: object) -> int:
+        """Returns the number of changed rows."""
+        assignments = ", ".join(f"`{column}` = %s" for column in values)
+        conditions = " AND ".join(f"`{column}` = %s" for column in where)
+        return await self.execute(
+            f"UPDATE {table} SET {assignments} WHERE {conditions}", *values.values(), *where.values()
+        )
+
+    async def delete(self, table: str, **where: object) -> int:
+        conditions = " AND ".join(f"`{column}` = %s" for column in where)
+        return await self.execute(f"DELETE FROM {table} WHERE {conditions}", *where.values())
 
     async def rows(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
         async with self.connection.cursor() as cursor:
@@ -140,26 +178,20 @@ class Session:
         if self.linger and self.rng.random() < share:
             await self.sleep(self.rng.uniform(0, self.linger))
 
-    async def pick(self, kind: int, *, at_least: int = ROOT_FILEID + 1, size_known: bool = False) -> Node:
+    async def pick(self, kind: int) -> Node:
         """An entry of the type at random, never the root."""
-        ((last,),) = await self.rows(f"SELECT IFNULL(MAX(id), 1) FROM {self.cns}.Cns_unique_id")
-        start = self.rng.randrange(at_least, max(at_least, last) + 1)
-        for lowest in (start, at_least):
+        for lowest in await self._draw_row(self.metadata):
             found = await self.rows(
-                f"{self._select_node} WHERE fileid >= %s AND filemode & 61440 = %s"
-                f"{' AND filesize > 0' if size_known else ''} ORDER BY fileid LIMIT 1",
-                lowest,
-                kind,
+                f"{self._select_node} WHERE rowid >= %s AND filemode & 61440 = %s AND fileid <> %s"
+                " ORDER BY rowid LIMIT 1",
+                *(lowest, kind, ROOT_FILEID),
             )
             if found:
                 return self._node(found[0])
         raise NothingToDo(f"no entry of type {kind:o}")
 
     async def pick_replica(self, condition: str = "1 = 1") -> Copy:
-        ((first, last),) = await self.rows(
-            f"SELECT IFNULL(MIN(rowid), 1), IFNULL(MAX(rowid), 1) FROM {self.replica}"
-        )
-        for lowest in (self.rng.randrange(first, last + 1), first):
+        for lowest in await self._draw_row(self.replica):
             found = await self.rows(
                 f"SELECT rowid, fileid, CAST(sfn AS BINARY), CAST(setname AS BINARY) FROM {self.replica}"
                 f" WHERE rowid >= %s AND sfn IS NOT NULL AND {condition} ORDER BY rowid LIMIT 1",
@@ -169,6 +201,11 @@ class Session:
                 rowid, fileid, sfn, setname = found[0]
                 return Copy(rowid, fileid, text(sfn), None if setname is None else text(setname))
         raise NothingToDo("no replica")
+
+    async def _draw_row(self, table: str) -> tuple[int, int]:
+        """Where to look for a row: from a number at random on, then from the first one on."""
+        ((last,),) = await self.rows(f"SELECT MAX(rowid) FROM {table}")
+        return self.rng.randrange(1, int(last or 1) + 1), 1
 
     async def pick_place(self) -> Place:
         places = await self.rows(
@@ -215,10 +252,11 @@ class Session:
         )
 
     def _node(self, row: tuple[Any, ...]) -> Node:
-        return Node(row[0], row[1], text(row[2]), *row[3:])
+        fileid, parent, name, *numbers = row
+        return Node(int(fileid), int(parent), text(name), *map(int, numbers))
 
     def _bytes(self, sql: str, args: tuple[object, ...]) -> bytes:
-        complete = sql % tuple(literal(value) for value in args) if args else sql
+        complete = sql % tuple(map(_written, args)) if args else sql
         return complete.encode("utf-8", "surrogateescape")
 
     async def _roll_back(self) -> None:
@@ -226,6 +264,10 @@ class Session:
             await self.execute("ROLLBACK")
         except (pymysql.err.Error, OSError):
             self.connection.close()
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, Expression) else literal(value)
 
 
 async def next_id(session: Session, counter: str) -> int:
@@ -247,12 +289,8 @@ async def count_child(session: Session, parent: int, change: int) -> None:
     if not found and change > 0:
         raise RolledBack
     if found:
-        await session.execute(
-            f"UPDATE {session.metadata} SET nlink = %s, mtime = UNIX_TIMESTAMP(), ctime = UNIX_TIMESTAMP()"
-            " WHERE fileid = %s",
-            found[0][0] + change,
-            parent,
-        )
+        nlink = int(found[0][0]) + change
+        await session.update(session.metadata, {"fileid": parent}, nlink=nlink, mtime=NOW, ctime=NOW)
 
 
 async def create_entry(
@@ -262,16 +300,26 @@ async def create_entry(
     async with session.transaction():
         fileid = await next_id(session, "Cns_unique_id")
         gid = parent.gid if parent.mode & stat.S_ISGID else session.rng.choice((parent.gid, 101, 102))
-        await session.execute(
-            f"INSERT INTO {session.metadata} (fileid, parent_fileid, name, filemode, nlink, owner_uid, gid, filesize,"
-            " atime, mtime, ctime, fileclass, status, csumtype, csumvalue, acl, xattr) VALUES (%s, %s, %s, %s, %s, %s,"
-            " %s, 0, UNIX_TIMESTAMP(), UNIX_TIMESTAMP(), UNIX_TIMESTAMP(), 0, '-', '', '', %s, '')",
-            fileid, parent.fileid, name, mode, int(stat.S_IFMT(mode) != DIRECTORY), parent.uid or 101, gid, acl,
-        )  # fmt: skip
+        await session.insert(
+            session.metadata,
+            fileid=fileid,
+            parent_fileid=parent.fileid,
+            name=name,
+            filemode=mode,
+            nlink=int(stat.S_IFMT(mode) != DIRECTORY),
+            owner_uid=parent.uid or 101,
+            gid=gid,
+            filesize=0,
+            **dict.fromkeys(("atime", "mtime", "ctime"), NOW),
+            fileclass=0,
+            status="-",
+            csumtype="",
+            csumvalue="",
+            acl=acl,
+            xattr="",
+        )
         if target is not None:
-            await session.execute(
-                f"INSERT INTO {session.symlinks} (fileid, linkname) VALUES (%s, %s)", fileid, target
-            )
+            await session.insert(session.symlinks, fileid=fileid, linkname=target)
         await count_child(session, parent.fileid, 1)
     return fileid
 
@@ -283,12 +331,21 @@ async def add_replica(
     sfn = f"{place.server}:{place.fs}/{path}"
     escaped = place.fs.replace("/", "\\/")
     xattr = f'{{"pool": "{place.pool}", "filesystem": "{escaped}", "accountedspacetokenname": "TOKEN"}}'
-    await session.execute(
-        f"INSERT INTO {session.replica} (fileid, nbaccesses, ctime, atime, ptime, ltime, r_type, status, f_type,"
-        " setname, poolname, host, fs, sfn, xattr) VALUES (%s, 0, UNIX_TIMESTAMP(), UNIX_TIMESTAMP(),"
-        " UNIX_TIMESTAMP(), UNIX_TIMESTAMP(), NULL, 'P', 'P', %s, %s, %s, %s, %s, %s)",
-        fileid, setname, place.pool, place.server, place.fs, sfn, xattr,
-    )  # fmt: skip
+    await session.insert(
+        session.replica,
+        fileid=fileid,
+        nbaccesses=0,
+        **dict.fromkeys(("ctime", "atime", "ptime", "ltime"), NOW),
+        r_type=None,
+        status="P",
+        f_type="P",
+        setname=setname,
+        poolname=place.pool,
+        host=place.server,
+        fs=place.fs,
+        sfn=sfn,
+        xattr=xattr,
+    )
     ((rowid,),) = await session.rows("SELECT LAST_INSERT_ID()")
     return Copy(rowid, fileid, sfn, setname)
 
@@ -310,43 +367,28 @@ async def put_done(session: Session, copy: Copy, size: int, adler32: str | None)
 async def update_replica(session: Session, rowid: int, **changes: object) -> None:
     """Rewrites all columns that dome_updatereplica rewrites, with what they held unless it is changed."""
     columns = ("nbaccesses", "f_type", "status", "poolname", "host", "fs", "sfn", "xattr", "setname")
-    assignments = [f"{column} = %s" if column in changes else f"{column} = {column}" for column in columns]
-    values = [changes[column] for column in columns if column in changes]
-    times = "ctime = UNIX_TIMESTAMP(), atime = UNIX_TIMESTAMP(), ptime = UNIX_TIMESTAMP(), ltime = UNIX_TIMESTAMP()"
-    await session.execute(
-        f"UPDATE {session.replica} SET {times}, {', '.join(assignments)} WHERE rowid = %s", *values, rowid
-    )
+    kept = {column: Expression(f"`{column}`") for column in columns}
+    times = dict.fromkeys(("ctime", "atime", "ptime", "ltime"), NOW)
+    await session.update(session.replica, {"rowid": rowid}, **times, **kept | changes)
 
 
 async def set_checksum(session: Session, fileid: int, adler32: str) -> None:
-    await session.execute(
-        f"UPDATE {session.metadata} SET xattr = %s, csumtype = 'AD', csumvalue = %s WHERE fileid = %s",
-        f'{{"checksum.adler32": "{adler32}"}}',
-        adler32,
-        fileid,
-    )
+    xattr = f'{{"checksum.adler32": "{adler32}"}}'
+    await session.update(session.metadata, {"fileid": fileid}, xattr=xattr, csumtype="AD", csumvalue=adler32)
 
 
 async def set_size(session: Session, fileid: int, size: int) -> None:
-    await session.execute(
-        f"UPDATE {session.metadata} SET filesize = %s, ctime = UNIX_TIMESTAMP() WHERE fileid = %s",
-        size,
-        fileid,
-    )
+    await session.update(session.metadata, {"fileid": fileid}, filesize=size, ctime=NOW)
 
 
 async def account(session: Session, fileid: int, change: int) -> None:
     """Add to the sizes of the ancestors that have one; a size that would become negative stays."""
     line = (await session.ancestry(fileid))[:-1][FIRST_SIZED_DEPTH : LAST_SIZED_DEPTH + 1]
-    operator = "+" if change >= 0 else "-"
+    changed = Expression(f"filesize {'+' if change >= 0 else '-'} {abs(change)}")
     async with session.transaction():
         for ancestor in line:
             try:
-                await session.execute(
-                    f"UPDATE {session.metadata} SET filesize = filesize {operator} %s WHERE fileid = %s",
-                    abs(change),
-                    ancestor.fileid,
-                )
+                await session.update(session.metadata, {"fileid": ancestor.fileid}, filesize=changed)
             except pymysql.err.MySQLError as error:
                 if error.args[0] != OUT_OF_RANGE:
                     raise
@@ -354,11 +396,8 @@ async def account(session: Session, fileid: int, change: int) -> None:
 
 async def charge_token(session: Session, s_token: str, change: int) -> None:
     async with session.transaction():
-        await session.execute(
-            f"UPDATE {session.dpm}.dpm_space_reserv SET u_space = u_space + %s WHERE s_token = %s",
-            change,
-            s_token,
-        )
+        left = Expression(f"u_space + {change}")
+        await session.update(f"{session.dpm}.dpm_space_reserv", {"s_token": s_token}, u_space=left)
 
 
 async def unlink(session: Session, node: Node) -> None:
@@ -371,10 +410,10 @@ async def unlink(session: Session, node: Node) -> None:
 
 
 async def delete_rows(session: Session, node: Node) -> None:
-    await session.execute(f"DELETE FROM {session.symlinks} WHERE fileid = %s", node.fileid)
-    await session.execute(f"DELETE FROM {session.comments} WHERE u_fileid = %s", node.fileid)
-    await session.execute(f"DELETE FROM {session.replica} WHERE fileid = %s", node.fileid)
-    if await session.execute(f"DELETE FROM {session.metadata} WHERE fileid = %s", node.fileid):
+    await session.delete(session.symlinks, fileid=node.fileid)
+    await session.delete(session.comments, u_fileid=node.fileid)
+    await session.delete(session.replica, fileid=node.fileid)
+    if await session.delete(session.metadata, fileid=node.fileid):
         await count_child(session, node.parent, -1)
 
 
@@ -394,9 +433,7 @@ async def delete_replica(session: Session, copy: Copy) -> None:
     """Together with its file, in a transaction of its own, if it was the last one."""
     node = await session.node(copy.fileid)
     async with session.transaction():
-        await session.execute(
-            f"DELETE FROM {session.replica} WHERE fileid = %s AND sfn = %s", copy.fileid, copy.sfn
-        )
+        await session.delete(session.replica, fileid=copy.fileid, sfn=copy.sfn)
     await session.pause()
     await account(session, copy.fileid, -node.size)
     if not await session.rows(f"SELECT rowid FROM {session.replica} WHERE fileid = %s LIMIT 1", copy.fileid):
@@ -409,24 +446,13 @@ async def delete_replica(session: Session, copy: Copy) -> None:
 async def move(session: Session, node: Node, parent: int, name: str) -> None:
     """Rename, move or both: one row changes whatever lies below; the destination must be free."""
     async with session.transaction():
+        row = {"fileid": node.fileid}
         if name != node.name:
-            await session.execute(
-                f"UPDATE {session.metadata} SET name = %s, ctime = UNIX_TIMESTAMP() WHERE fileid = %s",
-                name,
-                node.fileid,
-            )
+            await session.update(session.metadata, row, name=name, ctime=NOW)
         if parent == node.parent:
-            await session.execute(
-                f"UPDATE {session.metadata} SET atime = UNIX_TIMESTAMP(), mtime = UNIX_TIMESTAMP(),"
-                " ctime = UNIX_TIMESTAMP() WHERE fileid = %s",
-                parent,
-            )
+            await session.update(session.metadata, {"fileid": parent}, atime=NOW, mtime=NOW, ctime=NOW)
             return
-        await session.execute(
-            f"UPDATE {session.metadata} SET parent_fileid = %s, ctime = UNIX_TIMESTAMP() WHERE fileid = %s",
-            parent,
-            node.fileid,
-        )
+        await session.update(session.metadata, row, parent_fileid=parent, ctime=NOW)
         await count_child(session, node.parent, -1)
         await count_child(session, parent, 1)
 
@@ -435,9 +461,8 @@ async def set_owner_and_mode(
     session: Session, node: Node, *, uid: int, gid: int, mode: int, acl: str = ""
 ) -> None:
     """chmod, chown and setacl are this one statement; an empty ACL leaves the old one."""
-    keep = ", acl = %s" if acl else ""
-    await session.execute(
-        f"UPDATE {session.metadata} SET owner_uid = %s, gid = %s, filemode = (filemode & 61440) | %s{keep},"
-        " ctime = UNIX_TIMESTAMP() WHERE fileid = %s",
-        *(uid, gid, mode & 0o7777, *([acl] if acl else []), node.fileid),
+    bits = Expression(f"(filemode & 61440) | {mode & 0o7777}")
+    given = {"acl": acl} if acl else {}
+    await session.update(
+        session.metadata, {"fileid": node.fileid}, owner_uid=uid, gid=gid, filemode=bits, ctime=NOW, **given
     )

@@ -21,6 +21,10 @@ SELECT pg_temp.fileid(d.ichild) AS fileid, n.ipnfsid = pg_temp.pnfsid(pg_temp.fi
                     WHERE s.fileid = pg_temp.fileid(d.ichild)
                       AND n.ipnfsid = pg_temp.pnfsid(s.fileid))
 
+-- name: refuse
+UPDATE projected_entry SET reason = 'refused-by-chimera', detail = left($2, 500)
+ WHERE fileid = $1 AND fileid <> {root_fileid}
+
 -- name: name_taken
 UPDATE projected_entry SET reason = 'name-taken', detail = 'dCache has an entry of its own under this name'
  WHERE fileid = ANY($1)

@@ -39,6 +39,19 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (s_token) DO NOTHING
 -- name: filesystems
 SELECT poolname, server, fs FROM dome_bridge.dpm_fs
 
+-- name: note_moved
+INSERT INTO dome_bridge.moved_server (server) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: moved
+SELECT server FROM dome_bridge.moved_server ORDER BY server
+
+-- name: forget_moved
+DELETE FROM dome_bridge.moved_server WHERE server = ANY($1)
+
+-- name: unplaced
+SELECT DISTINCT fileid::bigint FROM dome_bridge.quarantine
+ WHERE reason IN ('unknown-filesystem', 'no-usable-replica') AND fileid > $1 ORDER BY 1 LIMIT $2
+
 -- name: pools
 SELECT f.dcache_pool, f.server, f.fs, f.poolname, f.status,
        count(*) OVER (PARTITION BY f.server, f.fs) AS sharers

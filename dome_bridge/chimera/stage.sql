@@ -52,8 +52,9 @@ $$SELECT CASE WHEN position('\' IN encode(raw, 'escape')) = 0 THEN encode(raw, '
 
 CREATE FUNCTION pg_temp.json_object(raw bytea) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    parsed jsonb := convert_from(raw, 'UTF8')::jsonb;
+    parsed jsonb;
 BEGIN
+    parsed := convert_from(raw, 'UTF8')::jsonb;
     RETURN CASE WHEN jsonb_typeof(parsed) = 'object' THEN parsed END;
 EXCEPTION WHEN data_exception OR character_not_in_repertoire OR untranslatable_character
             OR program_limit_exceeded OR statement_too_complex THEN

@@ -27,7 +27,6 @@ CREATE TABLE dome_bridge.progress (
     snapshot_top bigint,
     entries_expected bigint,
     heartbeat_at bigint,
-    heartbeat_seq numeric(20),
     marker text,
     applied_at timestamptz,
     journal_applied bigint NOT NULL DEFAULT 0
@@ -72,6 +71,7 @@ CREATE TABLE dome_bridge.dpm_fs (
     dcache_pool text NOT NULL,
     PRIMARY KEY (poolname, server, fs)
 );
+CREATE TABLE dome_bridge.moved_server (server bytea PRIMARY KEY);
 CREATE TABLE dome_bridge.dpm_token (
     s_token bytea PRIMARY KEY, u_token bytea, poolname bytea, path bytea, t_space numeric, groups bytea
 );

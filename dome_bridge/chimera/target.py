@@ -1,7 +1,7 @@
 """Connections to the Chimera database, and the two locks that order who writes into it.
 
 The applier lock is held for a session by the one process that applies changes. The gate
-is taken shared by each applying transaction and exclusively by a comparison that must
+is taken shared by each batch that is applied and exclusively by a comparison that must
 see nothing move for a moment.
 """
 
@@ -90,14 +90,29 @@ async def release_applier_lock(conn: asyncpg.Connection) -> None:
     await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", _LOCKS, APPLIER)
 
 
-async def pass_gate(conn: asyncpg.Connection) -> None:
-    """For an applying transaction: waits while a comparison holds the gate."""
-    await conn.fetchval("SELECT pg_advisory_xact_lock_shared($1, $2)", _LOCKS, GATE)
+@asynccontextmanager
+async def passing_gate(conn: asyncpg.Connection) -> AsyncIterator[None]:
+    """Around a whole batch of applying transactions: waits while a comparison holds the gate.
+
+    May be nested, and taken by the session that holds the gate itself.
+    """
+    await conn.fetchval("SELECT pg_advisory_lock_shared($1, $2)", _LOCKS, GATE)
+    try:
+        yield
+    finally:
+        if not conn.is_closed():
+            await conn.fetchval("SELECT pg_advisory_unlock_shared($1, $2)", _LOCKS, GATE)
 
 
-async def close_gate(conn: asyncpg.Connection) -> None:
-    """For a comparing transaction: until it ends, nobody applies anything."""
-    await conn.fetchval("SELECT pg_advisory_xact_lock($1, $2)", _LOCKS, GATE)
+@asynccontextmanager
+async def closed_gate(conn: asyncpg.Connection) -> AsyncIterator[None]:
+    """Around a comparison: no batch is under way, and none begins, until this ends."""
+    await conn.fetchval("SELECT pg_advisory_lock($1, $2)", _LOCKS, GATE)
+    try:
+        yield
+    finally:
+        if not conn.is_closed():
+            await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", _LOCKS, GATE)
 
 
 async def close(conn: asyncpg.Connection, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109

@@ -118,12 +118,9 @@ def _quote_or_star(name: str) -> str:
     return name if name == "*" else quote_name(name)
 
 
-async def require(source: Source, needs: Sequence[Need], purpose: str) -> None:
-    """Raises PrivilegeError with the GRANT statements that are missing for the purpose."""
-    missing = missing_rights(await read_grants(source), needs)
-    if missing:
-        account = await current_account(source)
-        raise PrivilegeError(
-            f"{account} lacks rights to {purpose}; as an administrator of {source.address}: "
-            f"{grant_statements(missing, account)} (or set [dpm] admin_user)"
-        )
+def lacking(missing: Sequence[Need], account: str, source: Source, purpose: str) -> PrivilegeError:
+    """The error that has the GRANT statements."""
+    return PrivilegeError(
+        f"{account} lacks rights to {purpose}; as an administrator of {source.address}: "
+        f"{grant_statements(missing, account)} (or set [dpm] admin_user)"
+    )

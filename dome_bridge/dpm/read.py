@@ -26,8 +26,6 @@ _NULL = "0x5C4E"
 CHUNK_ROWS = 2_000
 """Rows that one value should hold: some 600 kB of text, below a 1 MB max_allowed_packet."""
 
-MOST_WIDTH = 2**40
-
 
 def _number(column: str) -> str:
     return f"IFNULL({column}, {_NULL})"
@@ -129,8 +127,10 @@ async def lines_of_range(source: Source, reading: Reading, lo: int, hi: int) -> 
 
 
 def _next_width(width: int, rows: int) -> int:
+    if rows == 0:
+        return width * 16
     if rows < CHUNK_ROWS // 2:
-        return min(width * 2, MOST_WIDTH)
+        return width * 2
     if rows > CHUNK_ROWS * 2:
         return max(width // 2, 1)
     return width

@@ -4,6 +4,9 @@ All of them are made under one LOCK TABLES, which waits for every transaction th
 touched a catalog table. So when the fence stands, whatever was committed before it is in the
 journal and nothing can follow; and if it cannot be raised, nothing of it is left.
 Reads go on, also those of legacy daemons which count accesses and move pins.
+
+Both sides are served in that instant by MySQL's rules: a transaction that takes tables in
+the opposite order (an unlink does) can get error 1213, as in any deadlock, and is rolled back.
 """
 
 from __future__ import annotations
@@ -14,10 +17,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
-from dome_bridge.dpm.grants import Need, current_account, grant_statements, read_grants
+from dome_bridge.dpm.grants import Need, current_account, lacking, read_grants
 from dome_bridge.dpm.schema import SourceLayout
-from dome_bridge.dpm.source import Source, StatementError, quote_name
-from dome_bridge.errors import FenceError, PrivilegeError
+from dome_bridge.dpm.source import ER_SIGNAL_EXCEPTION, Source, StatementError, quote_name
+from dome_bridge.errors import FenceError
 from dome_bridge.exporter.triggers import (
     FENCE_PREFIX,
     Patience,
@@ -62,7 +65,12 @@ class FenceState(StrEnum):
 
 def is_fenced(exc: BaseException) -> bool:
     """Whether a statement failed because the fence stands."""
-    return isinstance(exc, StatementError) and exc.sqlstate == FENCE_SQLSTATE
+    return (
+        isinstance(exc, StatementError)
+        and exc.number == ER_SIGNAL_EXCEPTION
+        and exc.sqlstate in (FENCE_SQLSTATE, "")  # older drivers do not tell the SQLSTATE
+        and FENCE_MESSAGE in str(exc)
+    )
 
 
 def rights_needed(source: Source) -> tuple[Need, ...]:
@@ -109,10 +117,7 @@ async def _fence_of(source: Source) -> list[StandingTrigger]:
     if not sees_triggers(await read_grants(source), source):
         account = await current_account(source)
         needs = [Need("TRIGGER", schema) for schema in (source.cns_name, source.dpm_name)]
-        raise PrivilegeError(
-            f"{account} may not see whether the fence stands; as an administrator of {source.address}: "
-            f"{grant_statements(needs, account)} (or set [dpm] admin_user)"
-        )
+        raise lacking(needs, account, source, "see whether the fence stands")
     return [found for found in await standing_triggers(source) if found.name.startswith(FENCE_PREFIX)]
 
 

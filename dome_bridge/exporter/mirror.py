@@ -8,8 +8,9 @@ and sequences included. Repeating a call changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import asyncpg
 
@@ -29,6 +30,15 @@ SEQUENCE_HEADROOM = 1_000_000
 
 APPLY_CHUNK = 50_000
 """Entries in one transaction at the most: a directory that comes back may awaken millions."""
+
+UNFIT = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""What PostgreSQL says to rows that it will not take, in whatever order they come."""
+
+NOTHING_REFUSED: Mapping[int, str] = MappingProxyType({})
 
 AtCommit = Callable[[asyncpg.Connection], Awaitable[None]]
 """Runs inside the applying transaction: what is noted there is true exactly if the batch is."""
@@ -122,26 +132,27 @@ class Mirror:
         `at_commit` runs in the last transaction: when it is committed, all of them are.
         """
         total, waiting = Applied(), sorted(set(fileids))
-        while waiting:
-            result = await self._apply_wide_enough(waiting[:APPLY_CHUNK], mend=mend)
-            total.add(result)
-            waiting = waiting[APPLY_CHUNK:] + result.awakened
-        if at_commit is not None:
-            async with self._conn.transaction():
-                await target.pass_gate(self._conn)
-                await at_commit(self._conn)
+        async with target.passing_gate(self._conn):
+            while waiting:
+                result = await self._apply_surely(waiting[:APPLY_CHUNK], mend=mend)
+                total.add(result)
+                waiting = waiting[APPLY_CHUNK:] + result.awakened
+            if at_commit is not None:
+                async with self._conn.transaction():
+                    await at_commit(self._conn)
         return total
 
     async def apply_range(
         self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None = None
     ) -> Applied:
         """The first copy of a range: directories, or all else. Takes its own snapshot of the source."""
-        try:
-            return await self._apply_range(lo, hi, directories=directories, at_commit=at_commit)
-        except asyncpg.UniqueViolationError as exc:
-            # An entry took another's name while the copy was under way.
-            logger.info("range is applied with care lo=%d hi=%d reason=%s", lo, hi, exc)
-        return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
+        async with target.passing_gate(self._conn):
+            try:
+                return await self._apply_range(lo, hi, directories=directories, at_commit=at_commit)
+            except UNFIT as exc:
+                # Often an entry took another's name while the copy was under way.
+                logger.info("range is applied with care lo=%d hi=%d reason=%s", lo, hi, exc)
+            return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
 
     async def _apply_range(
         self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None
@@ -149,7 +160,6 @@ class Mirror:
         if not await self._conn.fetchval(self._apply["fresh_range"], lo, hi, directories):
             return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
         async with self.source.snapshot(), self._conn.transaction():
-            await target.pass_gate(self._conn)
             await self._projection.stage_range(lo, hi, directories=directories)
             await self._projection.project_rows(unique_names=True)
             await self._projection.project_presence(mirrored=False)
@@ -179,21 +189,47 @@ class Mirror:
             result.add(await self.apply_ids(result.awakened, at_commit=at_commit))
         return result
 
-    async def _apply_wide_enough(self, fileids: Sequence[int], *, mend: bool) -> Applied:
+    async def _apply_surely(self, fileids: Sequence[int], *, mend: bool) -> Applied:
+        """No row may stop the mirror: what PostgreSQL refuses is found by halving, and left out."""
+        try:
+            return await self._apply_wide_enough(fileids, mend=mend)
+        except UNFIT as exc:
+            if len(fileids) == 1:
+                return await self._refuse(fileids[0], exc, mend=mend)
+            logger.warning("halving a batch that does not fit entries=%d error=%s", len(fileids), exc)
+        total = Applied()
+        middle = len(fileids) // 2
+        for half in (fileids[:middle], fileids[middle:]):
+            result = await self._apply_surely(half, mend=mend)
+            total.add(result)
+            total.awakened += result.awakened
+        return total
+
+    async def _refuse(self, fileid: int, error: Exception, *, mend: bool) -> Applied:
+        logger.error("entry left out fileid=%d error=%s", fileid, error)
+        detail = f"Chimera refused the entry: {error}"
+        return await self._apply_wide_enough([fileid], mend=mend, refused={fileid: detail})
+
+    async def _apply_wide_enough(
+        self, fileids: Sequence[int], *, mend: bool, refused: Mapping[int, str] = NOTHING_REFUSED
+    ) -> Applied:
         wanted = set(fileids)
         while True:
             try:
                 async with self._conn.transaction():
-                    await target.pass_gate(self._conn)
-                    return await self._apply_once(sorted(wanted), mend=mend)
+                    return await self._apply_once(sorted(wanted), mend=mend, refused=refused)
             except _WiderScopeError as wider:
                 logger.debug("scope widened by=%d", len(wider.fileids - wanted))
                 wanted |= wider.fileids
 
-    async def _apply_once(self, fileids: Sequence[int], *, mend: bool) -> Applied:
+    async def _apply_once(
+        self, fileids: Sequence[int], *, mend: bool, refused: Mapping[int, str]
+    ) -> Applied:
         await self._projection.stage_ids(fileids)
         await self._require_rivals()
         await self._projection.project_rows(unique_names=False)
+        for fileid, detail in refused.items():
+            await self._conn.execute(self._apply["refuse"], fileid, detail)
         await self._require_displaced()
         await self._projection.project_presence(mirrored=True)
         return await self._update(mend=mend)
@@ -243,7 +279,8 @@ class Mirror:
         await self._run(result, ["delete_checksums", "upsert_checksums"])
         await self._run(result, ["delete_targets", "upsert_targets", "delete_acls", "upsert_acls"])
         await self._retag_if_needed(result, mend=mend)
-        await self._run(result, ["delete_inodes", "delete_trash"])
+        # A stale trash row of the same id would make the delete trigger fail.
+        await self._run(result, ["delete_trash", "delete_inodes", "delete_trash"])
         await self._run(result, ["clear_quarantine", "report_quarantine", "clear_claims", "note_claims"])
         if mend:
             await self._run(result, ["recount_links"])

@@ -28,19 +28,17 @@ ALL_SMALL_TABLES = (
 
 async def copy_small_tables(
     source: Source, layout: SourceLayout, conn: asyncpg.Connection, kinds: Collection[JournalKind]
-) -> set[bytes]:
+) -> None:
     """Replaces the copies of these tables, in the caller's transaction.
 
-    Returns the servers on which a file system came, went or changed its pool: the files
-    there may have to be placed anew.
+    Servers on which a file system came, went or changed its pool are noted as moved: the
+    files there have to be placed anew, however often we are killed on the way.
     """
-    moved: set[bytes] = set()
     for kind in kinds:
         if kind is JournalKind.FILESYSTEMS:
-            moved = await _copy_filesystems(source, conn)
+            await _copy_filesystems(source, conn)
         else:
             await _replace(conn, kind.name.lower(), await _rows(source, layout, kind))
-    return moved
 
 
 async def _rows(source: Source, layout: SourceLayout, kind: JournalKind) -> Sequence[tuple[Any, ...]]:
@@ -61,13 +59,27 @@ async def _replace(conn: asyncpg.Connection, name: str, rows: Sequence[tuple[Any
     await conn.executemany(_SQL[f"insert_{name}"], [tuple(row) for row in rows])
 
 
-async def _copy_filesystems(source: Source, conn: asyncpg.Connection) -> set[bytes]:
+async def _copy_filesystems(source: Source, conn: asyncpg.Connection) -> None:
     before = {tuple(row) for row in await conn.fetch(_SQL["filesystems"])}
     filesystems = await dpm.filesystems(source)
     _refuse_same_name(filesystems)
     await _replace(conn, "filesystems", [(*fs, dcache_pool(fs)) for fs in filesystems])
     after = {(fs.poolname, fs.server, fs.fs) for fs in filesystems}
-    return {server for _, server, _ in before ^ after}
+    for server in {server for _, server, _ in before ^ after}:
+        await conn.execute(_SQL["note_moved"], server)
+
+
+async def moved_servers(conn: asyncpg.Connection) -> list[bytes]:
+    return [row["server"] for row in await conn.fetch(_SQL["moved"])]
+
+
+async def forget_moved(conn: asyncpg.Connection, servers: Sequence[bytes]) -> None:
+    await conn.execute(_SQL["forget_moved"], list(servers))
+
+
+async def unplaced(conn: asyncpg.Connection, after: int, limit: int) -> list[int]:
+    """Fileids in the quarantine because of where their replicas are."""
+    return [row["fileid"] for row in await conn.fetch(_SQL["unplaced"], after, limit)]
 
 
 def dcache_pool(filesystem: dpm.FileSystem) -> str:

@@ -21,7 +21,7 @@ from dome_bridge.dpm.grants import (
     Grant,
     Need,
     current_account,
-    grant_statements,
+    lacking,
     missing_rights,
     read_grants,
 )
@@ -151,10 +151,7 @@ async def require_rights(source: Source, needs: Sequence[Need], purpose: str) ->
     grants = await read_grants(source)
     account = await current_account(source)
     if missing := missing_rights(grants, needs):
-        raise PrivilegeError(
-            f"{account} lacks rights to {purpose}; as an administrator of {source.address}: "
-            f"{grant_statements(missing, account)} (or set [dpm] admin_user)"
-        )
+        raise lacking(missing, account, source, purpose)
     await _require_trust(source, grants, account)
 
 

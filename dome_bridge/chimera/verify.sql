@@ -1,0 +1,29 @@
+The record of comparisons.
+
+-- name: begin
+INSERT INTO dome_bridge.verify_run (kind) VALUES ($1) RETURNING id
+
+-- name: unfinished
+SELECT id, cursor, compared, missing, extra, different, repaired, seconds FROM dome_bridge.verify_run
+ WHERE kind = $1 AND finished_at IS NULL AND started_at > now() - interval '1 day'
+ ORDER BY id DESC LIMIT 1
+
+-- name: forget_unfinished
+DELETE FROM dome_bridge.verify_run WHERE kind = $1 AND finished_at IS NULL
+
+-- name: advance
+UPDATE dome_bridge.verify_run
+   SET cursor = $2, compared = $3, missing = $4, extra = $5, different = $6, repaired = $7, seconds = $8
+ WHERE id = $1
+
+-- name: mismatch
+INSERT INTO dome_bridge.verify_mismatch (run, fileid, kind, detail, repaired)
+VALUES ($1, $2::text::numeric, $3, $4, $5) ON CONFLICT DO NOTHING
+
+-- name: finish
+UPDATE dome_bridge.verify_run SET finished_at = now() WHERE id = $1
+
+-- name: last
+SELECT extract(epoch FROM now() - finished_at)::double precision AS age,
+       missing + extra + different - repaired AS mismatches
+  FROM dome_bridge.verify_run WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1

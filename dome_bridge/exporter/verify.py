@@ -1,0 +1,270 @@
+"""Verify: projects every range again and compares it with Chimera.
+
+A first look at a range runs beside the follower and can only suspect. A suspect is looked
+at again while no batch is under way, together with the journal as of the same instant: it
+counts as a mismatch only if no change of it waits there. So a writer can never be the
+cause of a mismatch, and a mismatch is never explained away by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from dome_bridge.chimera import stage, target
+from dome_bridge.dpm import read
+from dome_bridge.exporter.journal import Journal
+from dome_bridge.exporter.mirror import Mirror
+from dome_bridge.staging import MAX_FILEID
+from dome_bridge.statements import load
+
+logger = logging.getLogger(__name__)
+
+MISSING = "missing"
+EXTRA = "extra"
+DIFFERENT = "different"
+
+SUSPECTS_AT_ONCE = 2_000
+EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One entry that differs: kind is missing, extra or different."""
+
+    fileid: int
+    kind: str
+    detail: str
+
+
+@dataclass
+class VerifyReport:
+    """Counted in entries. unsettled: changed so often that they could not be judged; not mismatches."""
+
+    compared: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    repaired: int = 0
+    unsettled: int = 0
+    seconds: float = 0.0
+    examples: list[Mismatch] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def mismatches(self) -> int:
+        return self.missing + self.extra + self.different
+
+    @property
+    def remaining(self) -> int:
+        return self.mismatches - self.repaired
+
+    def add(self, found: Mismatch) -> None:
+        setattr(self, found.kind, getattr(self, found.kind) + 1)
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(found)
+
+
+Settle = Callable[[], Awaitable[None]]
+"""Lets the journal move on: drains it, or waits for the daemon that does."""
+
+
+class Verifier:
+    """Compares with the connections of a mirror that nobody else uses.
+
+    entries_per_second: throttle, None for full speed. settle_seconds: how long suspects
+    with waiting changes are looked at again before they are called unsettled.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        *,
+        range_entries: int,
+        settle: Settle,
+        entries_per_second: int | None = None,
+        settle_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._mirror = mirror
+        self._projection = mirror.projection
+        self._source = mirror.source
+        self._conn = mirror.conn
+        self._journal = Journal(mirror.source)
+        self._range_entries = range_entries
+        self._settle = settle
+        self._entries_per_second = entries_per_second
+        self._settle_seconds = settle_seconds
+        self._clock = clock
+        self._sleep = sleep
+        self._sql = load_runs()
+        self._compare = stage.fill("dome_bridge.chimera", "compare.sql", mirror.projection.site)
+
+    async def run(
+        self,
+        *,
+        kind: str,
+        repair: bool = False,
+        resume: bool = True,
+        stop: asyncio.Event | None = None,
+        advance: Callable[[VerifyReport], None] = lambda report: None,
+    ) -> VerifyReport:
+        """A whole pass; with `resume` an unfinished one of this kind is continued."""
+        run, cursor, report = await self._begin(kind, resume=resume)
+        while stop is None or not stop.is_set():
+            begun = self._clock()
+            after = cursor
+            cursor, compared, found = await self._verify_range(after, report)
+            repaired = await self._repair(found) if repair and found else 0
+            report.compared += compared
+            report.repaired += repaired
+            for mismatch in found:
+                report.add(mismatch)
+            report.seconds += self._clock() - begun
+            await self._note(run, cursor, report, found, repaired=bool(repaired))
+            advance(report)
+            if cursor >= MAX_FILEID:
+                report.finished = True
+                await self._conn.execute(self._sql["finish"], run)
+                break
+            await self._throttle(compared, self._clock() - begun)
+        return report
+
+    async def check_ids(self, fileids: Iterable[int]) -> list[Mismatch]:
+        """The mismatches among these entries."""
+        suspects = await self._suspects_among(sorted(set(fileids)))
+        return (await self._judge(suspects))[0]
+
+    async def _begin(self, kind: str, *, resume: bool) -> tuple[int, int, VerifyReport]:
+        row = await self._conn.fetchrow(self._sql["unfinished"], kind) if resume else None
+        if row is None:
+            await self._conn.execute(self._sql["forget_unfinished"], kind)
+            return await self._conn.fetchval(self._sql["begin"], kind), 0, VerifyReport()
+        logger.info("verify goes on run=%d cursor=%d", row["id"], row["cursor"])
+        counts = {key: row[key] for key in ("compared", "missing", "extra", "different", "repaired", "seconds")}
+        return row["id"], row["cursor"], VerifyReport(**counts)
+
+    async def _verify_range(self, after: int, report: VerifyReport) -> tuple[int, int, list[Mismatch]]:
+        found = await read.next_range(self._source, after, MAX_FILEID, self._range_entries)
+        is_last = found is None or found.entries < self._range_entries
+        hi = MAX_FILEID if is_last or found is None else found.hi
+        compared, suspects = await self._look(after + 1, hi)
+        mismatches, unsettled = await self._judge(suspects)
+        report.unsettled += len(unsettled)
+        return hi, compared, mismatches
+
+    async def _look(self, lo: int, hi: int) -> tuple[int, set[int]]:
+        async with self._source.snapshot(), self._conn.transaction():
+            await self._projection.stage_range(lo, hi)
+            await self._projection.widen_to_mirrored(lo, hi)
+            compared = await self._conn.fetchval("SELECT count(*) FROM scope")
+            return compared, set(await self._compare_scope())
+
+    async def _suspects_among(self, fileids: list[int]) -> set[int]:
+        suspects: set[int] = set()
+        for first in range(0, len(fileids), self._range_entries):
+            async with self._source.snapshot(), self._conn.transaction():
+                await self._projection.stage_ids(fileids[first : first + self._range_entries])
+                suspects.update(await self._compare_scope())
+        return suspects
+
+    async def _compare_scope(self) -> dict[int, Mismatch]:
+        await self._projection.project_rows(unique_names=False)
+        await self._projection.project_presence(mirrored=True)
+        found: dict[int, Mismatch] = {}
+        for name, statement in self._compare.items():
+            kind = name if name in (MISSING, EXTRA) else DIFFERENT
+            for fileid, detail in await self._conn.fetch(statement):
+                found.setdefault(fileid, Mismatch(fileid, kind, detail))
+        return found
+
+    async def _judge(self, suspects: set[int]) -> tuple[list[Mismatch], set[int]]:
+        """Of the suspects: those that differ with nothing waiting, and those that could not be judged."""
+        mismatches: list[Mismatch] = []
+        give_up = self._clock() + self._settle_seconds
+        while suspects:
+            unsettled: set[int] = set()
+            for chunk in _chunks(sorted(suspects)):
+                real, waiting = await self._judge_chunk(chunk)
+                mismatches += real
+                unsettled |= waiting
+            suspects = unsettled
+            if suspects and self._clock() >= give_up:
+                logger.warning("entries keep changing and were not judged count=%d", len(suspects))
+                break
+            if suspects:
+                await self._settle()
+        return mismatches, suspects
+
+    async def _judge_chunk(self, fileids: list[int]) -> tuple[list[Mismatch], set[int]]:
+        async with (
+            target.closed_gate(self._conn),
+            self._source.snapshot(),
+            self._conn.transaction(),
+        ):
+            waiting = {row.fileid for row in await self._journal.pending(fileids)}
+            await self._projection.stage_ids(fileids)
+            found = await self._compare_scope()
+        real = [mismatch for fileid, mismatch in sorted(found.items()) if fileid not in waiting]
+        return real, waiting & found.keys()
+
+    async def _repair(self, mismatches: list[Mismatch]) -> int:
+        """Through the normal apply path; counts those that agree afterwards."""
+        fileids = [mismatch.fileid for mismatch in mismatches]
+        async with target.closed_gate(self._conn), self._source.snapshot():
+            await self._mirror.apply_ids(fileids, mend=True)
+        remaining = {mismatch.fileid for mismatch in await self.check_ids(fileids)}
+        return len(set(fileids) - remaining)
+
+    async def _note(
+        self, run: int, cursor: int, report: VerifyReport, found: list[Mismatch], *, repaired: bool
+    ) -> None:
+        async with self._conn.transaction():
+            await self._conn.execute(
+                self._sql["advance"],
+                run,
+                cursor,
+                report.compared,
+                report.missing,
+                report.extra,
+                report.different,
+                report.repaired,
+                report.seconds,
+            )
+            await self._conn.executemany(
+                self._sql["mismatch"],
+                [(run, str(m.fileid), m.kind, m.detail, repaired) for m in found[:SUSPECTS_AT_ONCE]],
+            )
+
+    async def _throttle(self, compared: int, seconds: float) -> None:
+        if self._entries_per_second:
+            await self._sleep(max(0.0, compared / self._entries_per_second - seconds))
+
+
+def _chunks(fileids: list[int]) -> Iterable[list[int]]:
+    return (
+        fileids[first : first + SUSPECTS_AT_ONCE] for first in range(0, len(fileids), SUSPECTS_AT_ONCE)
+    )
+
+
+def load_runs() -> Mapping[str, str]:
+    return load("dome_bridge.chimera", "verify.sql")
+
+
+@dataclass(frozen=True)
+class LastVerify:
+    """The newest finished pass: seconds since its end, and mismatches that remained."""
+
+    age_seconds: float
+    mismatches: int
+
+
+async def last_verify(conn: asyncpg.Connection) -> LastVerify | None:
+    row = await conn.fetchrow(load_runs()["last"])
+    return None if row is None else LastVerify(row["age"], row["mismatches"])

@@ -1,0 +1,238 @@
+"""The mirror's Prometheus metrics, on a registry of their own.
+
+Methods are named for what happened; whoever it happens to calls them. The lag is worked out
+when it is asked for, from the last heartbeat applied and a running clock: it grows when the
+follower hangs, when the database is away and when nobody calls anything here any more.
+`python -m dome_bridge.metrics` prints the table of docs/reference/metrics.md.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from dome_bridge import __version__
+from dome_bridge.chimera.state import Phase
+
+if TYPE_CHECKING:
+    from dome_bridge.exporter.mirror import Applied
+
+PREFIX = "dome_bridge"
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The text format that every Prometheus reads."""
+
+
+class Described(NamedTuple):
+    """One row of the reference."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+class _HeartbeatApplied(NamedTuple):
+    at: float
+    source_ahead: float
+    """Seconds that the source server's clock is ahead of ours"""
+
+
+class Metrics:
+    """clock: seconds that only go forward. now: Unix time."""
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+    ) -> None:
+        # A switch of the whole process: each counter would have a second series that nobody reads.
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self.reference: list[Described] = []
+        self._clock = clock
+        self._now = now
+        self._heartbeat: _HeartbeatApplied | None = None
+        self._snapshot_entries_seen = 0
+        self._make_life()
+        self._make_mirror()
+        self._make_snapshot()
+        self._make_verify()
+        self._make_rest()
+
+    def _make_life(self) -> None:
+        self._info("build", "Version of dome-bridge and of Python; always 1.", ("version", "python"))
+        self._phase = self._gauge(
+            "phase", "1 for the phase that the site is in, 0 for all others.", ("phase",)
+        )
+        self.phase_changed(Phase.UNINITIALISED)
+
+    def _make_mirror(self) -> None:
+        self._lag = self._gauge(
+            "mirror_lag_seconds",
+            "Age of the youngest heartbeat applied, on the source server's clock: what was committed in DPM "
+            "before that is in Chimera. Grows while anything is stuck. NaN before the first heartbeat.",
+        )
+        self._lag.set_function(self.lag_seconds)
+        self._last_applied = self._gauge(
+            "mirror_last_applied_timestamp_seconds",
+            "When the last batch was committed in Chimera, Unix time; 0 before the first since the start.",
+        )
+        self._backlog = self._gauge(
+            "journal_backlog_rows",
+            "Catalog changes in the journal that are not applied yet, heartbeats not counted; counting ends "
+            "at a million. NaN before the first count.",
+        )
+        self._backlog.set(math.nan)
+        self._changes = self._counter(
+            "mirror_changes_total",
+            "Rows changed in Chimera, by table and operation (insert, update, upsert, delete).",
+            ("table", "op"),
+        )
+        self._errors = self._counter(
+            "mirror_apply_errors_total",
+            "Batches that failed and are tried again, by the kind of error.",
+            ("reason",),
+        )
+
+    def _make_snapshot(self) -> None:
+        self._snapshot_entries = self._counter(
+            "snapshot_entries_total",
+            "Entries that the first copy has behind it; after a restart it begins where the copy goes on.",
+        )
+        self._snapshot_expected = self._gauge(
+            "snapshot_entries_expected", "Entries that the catalog had when the first copy began."
+        )
+
+    def _make_verify(self) -> None:
+        self._compared = self._counter("verify_compared_total", "Entries compared by verify.")
+        self._mismatches = self._gauge(
+            "verify_mismatches",
+            "Entries that the last finished verify found missing, extra or different in Chimera.",
+            ("kind",),
+        )
+        self._last_clean = self._gauge(
+            "verify_last_clean_timestamp_seconds",
+            "When the last verify that left no difference ended, Unix time; 0 if there was none yet.",
+        )
+
+    def _make_rest(self) -> None:
+        self._quarantined = self._gauge(
+            "quarantined_entries",
+            "Entries of DPM that are left out of Chimera, by reason; one with two reasons counts for both. "
+            "`dome-bridge quarantine` lists them.",
+            ("reason",),
+        )
+        self._step_seconds = self._gauge(
+            "cutover_step_duration_seconds",
+            "How long a step of the newest cutover attempt took.",
+            ("step",),
+        )
+
+    def phase_changed(self, phase: Phase) -> None:
+        for each in Phase:
+            self._phase.labels(each.value).set(each is phase)
+
+    def heartbeat_applied(self, at: float, source_now: float) -> None:
+        """at: the heartbeat's time; source_now: what the source server's clock says at this moment.
+
+        Call it at the start too, with the heartbeat that the state remembers.
+        """
+        self._heartbeat = _HeartbeatApplied(at, source_now - self._clock())
+
+    def lag_seconds(self) -> float:
+        """NaN before the first heartbeat."""
+        if self._heartbeat is None:
+            return math.nan
+        return max(0.0, self._clock() + self._heartbeat.source_ahead - self._heartbeat.at)
+
+    def applied(self, applied: Applied) -> None:
+        """A batch, or a range of the first copy, is committed in Chimera."""
+        for (table, operation), rows in applied.changes.items():
+            self._changes.labels(table, operation).inc(rows)
+        self._last_applied.set(self._now())
+
+    def apply_failed(self, reason: str) -> None:
+        """reason: one of a few words, such as the error's class; never a message."""
+        self._errors.labels(reason).inc()
+
+    def backlog_counted(self, rows: int) -> None:
+        self._backlog.set(rows)
+
+    def snapshot_advanced(self, entries: int, expected: int) -> None:
+        """entries: behind us by now, of this run and those that it continues."""
+        self._snapshot_entries.inc(max(0, entries - self._snapshot_entries_seen))
+        self._snapshot_entries_seen = max(entries, self._snapshot_entries_seen)
+        self._snapshot_expected.set(expected)
+
+    def compared(self, entries: int) -> None:
+        """So many more entries were compared."""
+        self._compared.inc(entries)
+
+    def verified(self, mismatches: Mapping[str, int], *, last_clean: float | None) -> None:
+        """A pass has finished, or the state was read at the start.
+
+        mismatches: by kind. last_clean: Unix time of the newest clean pass's end, None without one.
+        """
+        self._mismatches.clear()
+        for kind, entries in mismatches.items():
+            self._mismatches.labels(kind).set(entries)
+        self._last_clean.set(last_clean or 0)
+
+    def quarantine_counted(self, by_reason: Mapping[str, int]) -> None:
+        self._quarantined.clear()
+        for reason, entries in by_reason.items():
+            self._quarantined.labels(reason).set(entries)
+
+    def cutover_begun(self) -> None:
+        """The steps of an earlier attempt are forgotten."""
+        self._step_seconds.clear()
+
+    def cutover_step(self, name: str, seconds: float) -> None:
+        self._step_seconds.labels(name).set(seconds)
+
+    def exposition(self) -> bytes:
+        """The text for a scrape, of type CONTENT_TYPE."""
+        return generate_latest(self.registry)
+
+    def _info(self, name: str, meaning: str, labels: tuple[str, ...]) -> None:
+        values = (__version__, platform.python_version())
+        Info(name, meaning, namespace=PREFIX, registry=self.registry).info(
+            dict(zip(labels, values, strict=True))
+        )
+        self._describe(f"{name}_info", "gauge", labels, meaning)
+
+    def _gauge(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Gauge:
+        self._describe(name, "gauge", labels, meaning)
+        return Gauge(name, meaning, labels, namespace=PREFIX, registry=self.registry)
+
+    def _counter(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
+        self._describe(name, "counter", labels, meaning)
+        return Counter(name, meaning, labels, namespace=PREFIX, registry=self.registry)
+
+    def _describe(self, name: str, kind: str, labels: tuple[str, ...], meaning: str) -> None:
+        self.reference.append(Described(f"{PREFIX}_{name}", kind, labels, meaning))
+
+
+def reference() -> str:
+    """The table of docs/reference/metrics.md."""
+    rows = [
+        f"| `{each.name}` | {each.type} | {', '.join(f'`{label}`' for label in each.labels)} | {each.meaning} |"
+        for each in Metrics().reference
+    ]
+    return "\n".join(("| metric | type | labels | meaning |", "| --- | --- | --- | --- |", *rows)) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
