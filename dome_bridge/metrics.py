@@ -58,7 +58,7 @@ class Metrics:
         self, *, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
     ) -> None:
         # A switch of the whole process: each counter would have a second series that nobody reads.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.reference: list[Described] = []
         self._clock = clock
@@ -119,7 +119,7 @@ class Metrics:
         self._compared = self._counter("verify_compared_total", "Entries compared by verify.")
         self._mismatches = self._gauge(
             "verify_mismatches",
-            "Entries that the last finished verify found missing, extra or different in Chimera.",
+            "Entries missing, extra or different in Chimera after the last finished verify.",
             ("kind",),
         )
         self._last_clean = self._gauge(
@@ -228,8 +228,8 @@ class Metrics:
 def reference() -> str:
     """The table of docs/reference/metrics.md."""
     rows = [
-        f"| `{each.name}` | {each.type} | {', '.join(f'`{label}`' for label in each.labels)} | {each.meaning} |"
-        for each in Metrics().reference
+        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"
+        for name, kind, labels, meaning in Metrics().reference
     ]
     return "\n".join(("| metric | type | labels | meaning |", "| --- | --- | --- | --- |", *rows)) + "\n"
 

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -23,6 +23,8 @@ from dome_bridge.errors import BridgeError, ConfigError
 from dome_bridge.metrics import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROVIDER_SECONDS = 5.0
 """Less than Prometheus' usual scrape timeout of ten."""
@@ -97,10 +99,12 @@ class MonitoringListener:
         """Raises ConfigError if the address cannot be had."""
         if self._runner is not None:
             raise RuntimeError("the monitoring listener is started already")
-        runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+        runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0
+        )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._address, self._wanted_port, shutdown_timeout=1.0).start()
+            await web.TCPSite(runner, self._address, self._wanted_port).start()
         except OSError as exc:
             await runner.cleanup()
             raise ConfigError(
@@ -153,7 +157,7 @@ class MonitoringListener:
             return _html(503, page({}, error=str(why)))
         return _html(200, page(status))
 
-    async def _ask[T](self, name: str, provider: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, name: str, provider: Callable[[], Awaitable[T]]) -> T:
         """The boundary: whatever goes wrong in a provider ends as a reason."""
         try:
             async with asyncio.timeout(self._provider_seconds):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from sandbox.site import Comment, DiskFile, Entry, Replica, Row, Symlink
+from sandbox.rows import Comment, DiskFile, Entry, Replica, Row, Symlink
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager

@@ -14,16 +14,9 @@ from typing import TYPE_CHECKING
 
 from sandbox.bulk import BulkLoader, connected
 from sandbox.rotten import plant_rot
-from sandbox.site import (
-    FOREVER,
-    POOLS,
-    FileSystem,
-    Pool,
-    QuotaToken,
-    SiteOptions,
-    SitePlan,
-    plan_site,
-)
+from sandbox.rows import FileSystem, Pool, QuotaToken
+from sandbox.site import FOREVER, SiteOptions, SitePlan, plan_site
+from sandbox.vos import POOLS
 
 if TYPE_CHECKING:
     from sandbox.servers import MariaServer

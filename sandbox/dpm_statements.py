@@ -446,15 +446,20 @@ async def delete_replica(session: Session, copy: Copy) -> None:
 async def move(session: Session, node: Node, parent: int, name: str) -> None:
     """Rename, move or both: one row changes whatever lies below; the destination must be free."""
     async with session.transaction():
-        row = {"fileid": node.fileid}
         if name != node.name:
-            await session.update(session.metadata, row, name=name, ctime=NOW)
+            await _update_existing(session, node, name=name)
         if parent == node.parent:
             await session.update(session.metadata, {"fileid": parent}, atime=NOW, mtime=NOW, ctime=NOW)
             return
-        await session.update(session.metadata, row, parent_fileid=parent, ctime=NOW)
+        await _update_existing(session, node, parent_fileid=parent)
         await count_child(session, node.parent, -1)
         await count_child(session, parent, 1)
+
+
+async def _update_existing(session: Session, node: Node, **values: object) -> None:
+    """An entry that has gone meanwhile ends the transaction, as it would leave wrong link counts."""
+    if not await session.update(session.metadata, {"fileid": node.fileid}, **values, ctime=NOW):
+        raise RolledBack
 
 
 async def set_owner_and_mode(

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sandbox.bulk import BulkLoader
-from sandbox.site import FOREVER, Entry, FileSystem, Replica, Row, Symlink
+from sandbox.rows import Entry, FileSystem, Replica, Row, Symlink
+from sandbox.site import FOREVER
 
 if TYPE_CHECKING:
     from sandbox.servers import MariaServer
@@ -164,12 +165,12 @@ def plant_numbers(plot: Plot) -> None:
     plot.file("good_times_of_2038", atime=FOREVER, mtime=FOREVER, ctime=FOREVER)
     plot.file("good_times_zero", atime=0, mtime=0, ctime=0)
     plot.file("size_2_63", filesize=2**63)
-    plot.file("size_2_64", filesize=2**64 - 1)
+    plot.file("size_2_64_minus_1", filesize=2**64 - 1)
     plot.file("good_size_largest", filesize=2**63 - 1)
-    plot.directory("good_directory_size_2_64", filesize=2**64 - 1)
+    plot.directory("good_directory_size_2_64_minus_1", filesize=2**64 - 1)
     plot.file("fileid_beyond_2_63", fileid=2**63 + 5)
-    plot.file("fileid_2_63", fileid=2**63 - 1)
-    plot.file("fileid_2_64", fileid=2**64 - 1)
+    plot.file("fileid_2_63_minus_1", fileid=2**63 - 1)
+    plot.file("fileid_2_64_minus_1", fileid=2**64 - 1)
     plot.file("uid_beyond_2_31", owner_uid=2**31)
     plot.file("uid_of_minus_one", owner_uid=2**32 - 1)
     plot.file("gid_beyond_2_31", gid=2**32 - 2)

@@ -1,4 +1,4 @@
-"""Rows of DPM's tables as the sandbox makes them. The fields of Entry, Replica, Symlink and Comment are columns."""
+"""Rows of DPM's tables. The fields of Entry, Replica, Symlink and Comment are columns of their tables."""
 
 from __future__ import annotations
 

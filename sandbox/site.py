@@ -2,7 +2,7 @@
 
 Pure: it knows no database. `plan_site` draws the directory tree and deals out the files,
 so that link counts and directory sizes are known before the first row; `SitePlan.rows`
-then streams every row in the order of the fileids, with memory for the directories only.
+then streams every row in the order of the fileids; memory is for the directories, and nine bytes a file.
 The same options give the same site, byte for byte.
 
 Nothing in it is rotten: each file has a replica on a known file system, a size and a name
@@ -11,19 +11,21 @@ that any namespace can hold. `sandbox.rotten` has the rest.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import stat
-import time
 import uuid
-import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+
+from sandbox.people import Population, named_acl
+from sandbox.posix_acl import AclEntry, acl_text, as_defaults, inherited_entries, mode_of, plain_acl
+from sandbox.rows import FileSystem, QuotaToken, Row
+from sandbox.site_rows import RowMaker
+from sandbox.vos import VOS, Vo
 
 FIRST_SIZED_DEPTH, LAST_SIZED_DEPTH = 2, 6  # dmlite keeps directory sizes for these depths only
 LONGEST_FS = 79
@@ -140,50 +142,13 @@ class Directory:
         self.mode = self.mode & ~0o777 | mode_of(entries)
 
 
-class Population:
-    """Users and groups by VO; the first of a VO's users is its production robot."""
-
-    def __init__(self, options: SiteOptions) -> None:
-        self.groups = [
-            Group(101 + number, name)
-            for number, name in enumerate(
-                f"{vo.name}/{role}".rstrip("/") for vo in VOS for role in ("", *vo.roles)
-            )
-        ]
-        self.gid = {group.name: group.gid for group in self.groups}
-        base = f"/DC=org/DC=example/O={options.domain}"
-        people = max(20, min(400, options.files // 1000))
-        self.users = [
-            User(101 + n, f"{base}/OU=robots/CN=Robot: {vo.name} production", vo.name)
-            for n, vo in enumerate(VOS)
-        ]
-        self.users += [
-            User(200 + n, f"{base}/OU=users/CN=user {n:04d}", VOS[n % len(VOS)].name, int(n % 17 == 16) * 2)
-            for n in range(people)
-        ]
-        self._of_vo = {vo.name: [user.uid for user in self.users if user.vo == vo.name] for vo in VOS}
-        self._gids = {
-            vo.name: [gid for name, gid in self.gid.items() if name.split("/")[0] == vo.name] for vo in VOS
-        }
-
-    def owner(self, rng: random.Random, vo: Vo) -> int:
-        uids = self._of_vo[vo.name]
-        return uids[0] if rng.random() < 0.7 else rng.choice(uids)
-
-    def gids(self, vo: Vo) -> list[int]:
-        return self._gids[vo.name]
-
-    def stranger(self, rng: random.Random) -> int:
-        return rng.choice(self.users).uid
-
-
 class Forest:
     """The directories, in the order of their creation; equal paths are one directory."""
 
     def __init__(self, options: SiteOptions, rng: random.Random) -> None:
         self.options = options
         self.rng = rng
-        self.population = Population(options)
+        self.population = Population(options.domain, options.files)
         self.root = Directory("/", None, 0, 0, 0o755, None, FIRST_DAY)
         self.directories = [self.root]
         self.tokens: list[TokenPlan] = []
@@ -271,15 +236,6 @@ class Forest:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
 
-def named_acl(rng: random.Random, population: Population) -> list[AclEntry]:
-    """Entries for some users and groups, and the mask that they need."""
-    users = {population.stranger(rng) for _ in range(rng.randrange(3))}
-    gids = {rng.choice(population.groups).gid for _ in range(1 + rng.randrange(2))}
-    named = [AclEntry("B", rng.choice((0, 4, 5, 7)), uid) for uid in sorted(users)]
-    named += [AclEntry("D", rng.choice((0, 5, 7)), gid) for gid in sorted(gids)]
-    return [*named, AclEntry("E", rng.choice((5, 7)), 0)]
-
-
 def plan_site(options: SiteOptions) -> SitePlan:
     """Draw the tree and deal out files, symlinks, sizes and fileids."""
     filesystems = make_filesystems(options)
@@ -310,7 +266,7 @@ class SitePlan:
         self.directories = forest.directories
         self.sizes = array("Q")
         self.copies = bytearray()
-        self._population = forest.population
+        self.population = forest.population
         self._deal_files(forest)
         self._count_children()
         self.last_fileid = self._number(forest.rng)

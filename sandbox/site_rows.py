@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox.people import named_acl
 from sandbox.posix_acl import acl_text, inherited_entries, mode_of, plain_acl
 from sandbox.rows import Comment, DiskFile, Entry, FileSystem, Replica, Row, Symlink
 from sandbox.vos import VOS
@@ -28,7 +29,7 @@ class RowMaker:
     def __init__(self, plan: SitePlan, rng: random.Random) -> None:
         self.plan = plan
         self.rng = rng
-        self.population = plan._population
+        self.population = plan.population
         self.serial = 0
         self.by_pool: dict[str, list[FileSystem]] = {}
         for place in plan.filesystems:

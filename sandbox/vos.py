@@ -1,4 +1,4 @@
-"""The virtual organisations of the made-up site: groups, areas with quota tokens, and how their files are called."""
+"""The virtual organisations of the made-up site: groups, areas with quota tokens, names of files."""
 
 from __future__ import annotations
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from sandbox.catalog import Site, create_schemas, make_site, run_schema_script
+from sandbox.posix_acl import acl_text, plain_acl
+from sandbox.rows import Entry
 from sandbox.servers import MariaServer
-from sandbox.site import Entry, SiteError, SiteOptions, acl_text, make_filesystems, plain_acl, plan_site
+from sandbox.site import SiteError, SiteOptions, make_filesystems, plan_site
 from tests.fixtures.databases import DpmSite, unique_name
 
 ACL_ENTRY = re.compile(r"[A-Fa-f][0-7][0-9]+")
@@ -341,7 +343,7 @@ async def test_every_rotten_case_is_in_the_catalog(rotten: Catalog) -> None:
         ("name_nul", "name", b"a\0b"),
         ("good_name_trailing_space", "name", b"trailing "),
         ("good_name_decomposed", "name", "cafe\u0301".encode()),
-        ("size_2_64", "filesize", b"18446744073709551615"),
+        ("size_2_64_minus_1", "filesize", b"18446744073709551615"),
         ("nlink_negative", "nlink", b"-3"),
         ("uid_of_minus_one", "owner_uid", b"4294967295"),
         ("times_negative", "ctime", b"-2147483648"),

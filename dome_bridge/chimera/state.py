@@ -205,3 +205,18 @@ async def step_progress(conn: asyncpg.Connection, step: str) -> StepProgress:
         entries += row["entries"]
         mirrored += row["mirrored"]
     return StepProgress(reached, entries, mirrored)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Entries in Chimera that are ours, the root included, and entries left out."""
+
+    mirrored: int
+    quarantined: int
+
+
+async def agreement(conn: asyncpg.Connection, site: Site) -> Agreement:
+    """Exact counts; a scan of the primary key's index."""
+    prefix = f"0000{site.instance_id}"
+    row = await conn.fetchrow(_SQL["agreement"], prefix + "0" * 16, prefix + "F" * 16)
+    return Agreement(row["mirrored"] + 1, row["quarantined"])

@@ -176,3 +176,7 @@ DELETE FROM dome_bridge.snapshot_range
 UPDATE dome_bridge.progress
    SET applied_at = now(), journal_applied = journal_applied + $1,
        heartbeat_at = greatest(heartbeat_at, $2), marker = coalesce($3, marker)
+
+-- name: agreement
+SELECT (SELECT count(*) FROM t_inodes WHERE ipnfsid BETWEEN $1 AND $2) AS mirrored,
+       (SELECT count(*) FROM dome_bridge.quarantine WHERE scope = 'entry') AS quarantined

@@ -8,7 +8,6 @@ heartbeats and markers are noted in the transaction that applied everything read
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from functools import partial
 import asyncpg
 
 from dome_bridge.chimera import state, target
+from dome_bridge.chimera.state import Phase
 from dome_bridge.dpm import read
 from dome_bridge.exporter import small_tables
 from dome_bridge.exporter.journal import Journal, JournalKind, JournalRow
@@ -29,13 +29,14 @@ logger = logging.getLogger(__name__)
 PAGE = 20_000
 """Files of a moved server that are placed anew at a time."""
 
-Sleep = Callable[[float], Awaitable[None]]
-
-
 @dataclass
 class Batch:
-    """What one batch was. changes: catalog rows of the journal, heartbeats and markers not counted."""
+    """What one batch was. changes: catalog rows of the journal, heartbeats and markers not counted.
 
+    is_over: the cutover is committed; nothing was applied and nothing will be.
+    """
+
+    is_over: bool = False
     rows: int = 0
     changes: int = 0
     heartbeat_at: int | None = None
@@ -61,6 +62,9 @@ class Follower:
     async def apply_batch(self) -> Batch:
         """One batch; an idle one when the journal is empty."""
         async with target.passing_gate(self._conn):
+            # Looked at inside the gate: the cutover commits while it holds the gate alone.
+            if (await state.progress(self._conn)).phase is Phase.COMMITTED:
+                return Batch(is_over=True)
             await self._place_anew()
             async with self._source.snapshot():
                 rows = await self._journal.read_batch(self._batch)
@@ -75,22 +79,6 @@ class Follower:
         while not (batch := await self.apply_batch()).was_idle or batch.rows >= self._batch:
             changes += batch.changes
         return changes
-
-    async def run(
-        self,
-        *,
-        stop: asyncio.Event,
-        poll_seconds: float,
-        sleep: Sleep,
-        applied: Callable[[Batch], None],
-        may_apply: Callable[[], Awaitable[bool]],
-    ) -> None:
-        """Until stop is set, or until `may_apply` says that the site is committed."""
-        while not stop.is_set() and await may_apply():
-            batch = await self.apply_batch()
-            applied(batch)
-            if batch.rows < self._batch:
-                await sleep(poll_seconds)
 
     async def _apply(self, rows: list[JournalRow]) -> Batch:
         batch = _summary(rows)

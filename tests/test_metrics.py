@@ -1,0 +1,219 @@
+"""The metrics: what a scrape sees after what happened, and that the reference tells the truth."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dome_bridge import __version__, metrics
+from dome_bridge.chimera.state import Phase
+from dome_bridge.exporter.mirror import Applied
+from dome_bridge.metrics import Metrics
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
+ALERTS = ROOT / "packaging" / "alerts.yml"
+
+CONTRACT = {
+    "build_info",
+    "phase",
+    "mirror_lag_seconds",
+    "mirror_last_applied_timestamp_seconds",
+    "journal_backlog_rows",
+    "mirror_changes_total",
+    "mirror_apply_errors_total",
+    "snapshot_entries_total",
+    "snapshot_entries_expected",
+    "verify_compared_total",
+    "verify_mismatches",
+    "verify_last_clean_timestamp_seconds",
+    "quarantined_entries",
+    "cutover_step_duration_seconds",
+}
+
+
+class Clock:
+    """Seconds since a start of our own."""
+
+    def __init__(self) -> None:
+        self.seconds = 500.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def mirror(clock: Clock) -> Metrics:
+    return Metrics(clock=clock, now=lambda: 1_700_000_000.0)
+
+
+def value(mirror: Metrics, name: str, **labels: str) -> float | None:
+    return mirror.registry.get_sample_value(f"dome_bridge_{name}", labels)
+
+
+def scraped(mirror: Metrics) -> set[str]:
+    families = text_string_to_metric_families(mirror.exposition().decode())
+    return {sample.name for family in families for sample in family.samples}
+
+
+# Lag
+
+
+def test_lag_is_not_a_number_before_the_first_heartbeat(mirror: Metrics) -> None:
+    lag = value(mirror, "mirror_lag_seconds")
+    assert lag is not None
+    assert math.isnan(lag)
+    assert b"dome_bridge_mirror_lag_seconds NaN" in mirror.exposition()
+
+
+def test_lag_grows_while_nothing_happens(mirror: Metrics, clock: Clock) -> None:
+    mirror.heartbeat_applied(1000, source_now=1001)
+    assert value(mirror, "mirror_lag_seconds") == 1
+    clock.seconds += 60
+    assert value(mirror, "mirror_lag_seconds") == 61
+
+
+def test_failures_and_other_changes_do_not_make_the_lag_smaller(mirror: Metrics, clock: Clock) -> None:
+    mirror.heartbeat_applied(1000, source_now=1000)
+    clock.seconds += 60
+    mirror.apply_failed("TargetError")
+    mirror.applied(Applied({("t_inodes", "insert"): 1}))
+    assert value(mirror, "mirror_lag_seconds") == 60
+
+
+def test_lag_is_measured_on_the_source_clock(mirror: Metrics, clock: Clock) -> None:
+    mirror.heartbeat_applied(1000, source_now=1000)
+    clock.seconds += 60
+    mirror.heartbeat_applied(9_999_058, source_now=9_999_060)  # somebody set that clock
+    assert value(mirror, "mirror_lag_seconds") == 2
+
+
+def test_lag_is_never_below_zero(mirror: Metrics) -> None:
+    mirror.heartbeat_applied(1001, source_now=1000)
+    assert value(mirror, "mirror_lag_seconds") == 0
+
+
+# Events
+
+
+def test_exactly_one_phase_is_on(mirror: Metrics) -> None:
+    mirror.phase_changed(Phase.SNAPSHOT)
+    mirror.phase_changed(Phase.FOLLOWING)
+    assert {phase for phase in Phase if value(mirror, "phase", phase=phase)} == {Phase.FOLLOWING}
+    assert value(mirror, "phase", phase="snapshot") == 0
+
+
+def test_new_registry_is_of_an_uninitialised_site(mirror: Metrics) -> None:
+    assert value(mirror, "phase", phase="uninitialised") == 1
+
+
+def test_applied_rows_are_counted_by_table_and_operation(mirror: Metrics) -> None:
+    assert value(mirror, "mirror_last_applied_timestamp_seconds") == 0
+    mirror.applied(Applied({("t_inodes", "insert"): 3, ("t_dirs", "delete"): 1}))
+    mirror.applied(Applied({("t_inodes", "insert"): 4}))
+    assert value(mirror, "mirror_changes_total", table="t_inodes", op="insert") == 7
+    assert value(mirror, "mirror_changes_total", table="t_dirs", op="delete") == 1
+    assert value(mirror, "mirror_last_applied_timestamp_seconds") == 1_700_000_000
+
+
+def test_errors_are_counted_by_reason(mirror: Metrics) -> None:
+    mirror.apply_failed("SourceError")
+    mirror.apply_failed("SourceError")
+    assert value(mirror, "mirror_apply_errors_total", reason="SourceError") == 2
+
+
+def test_backlog_is_not_a_number_until_counted(mirror: Metrics) -> None:
+    backlog = value(mirror, "journal_backlog_rows")
+    assert backlog is not None
+    assert math.isnan(backlog)
+    mirror.backlog_counted(12)
+    assert value(mirror, "journal_backlog_rows") == 12
+
+
+def test_resumed_snapshot_begins_where_it_goes_on_and_never_runs_backwards(mirror: Metrics) -> None:
+    mirror.snapshot_advanced(50_000, 200_000)
+    mirror.snapshot_advanced(100_000, 200_000)
+    assert value(mirror, "snapshot_entries_total") == 100_000
+    assert value(mirror, "snapshot_entries_expected") == 200_000
+    mirror.snapshot_advanced(0, 200_000)
+    mirror.snapshot_advanced(150_000, 200_000)
+    assert value(mirror, "snapshot_entries_total") == 150_000
+
+
+def test_later_verify_replaces_the_mismatches_of_an_earlier_one(mirror: Metrics) -> None:
+    mirror.compared(100)
+    mirror.compared(20)
+    mirror.verified({"missing": 2, "extra": 1}, last_clean=None)
+    assert value(mirror, "verify_compared_total") == 120
+    assert value(mirror, "verify_mismatches", kind="missing") == 2
+    assert value(mirror, "verify_last_clean_timestamp_seconds") == 0
+    mirror.verified({"missing": 0, "different": 0}, last_clean=1234.0)
+    assert value(mirror, "verify_mismatches", kind="missing") == 0
+    assert value(mirror, "verify_mismatches", kind="extra") is None
+    assert value(mirror, "verify_last_clean_timestamp_seconds") == 1234
+
+
+def test_repaired_reason_leaves_the_quarantine_metric(mirror: Metrics) -> None:
+    mirror.quarantine_counted({"invalid-name": 3, "orphan": 1})
+    mirror.quarantine_counted({"orphan": 2})
+    assert value(mirror, "quarantined_entries", reason="orphan") == 2
+    assert value(mirror, "quarantined_entries", reason="invalid-name") is None
+
+
+def test_steps_of_an_earlier_cutover_are_forgotten(mirror: Metrics) -> None:
+    mirror.cutover_step("fence", 1.5)
+    mirror.cutover_begun()
+    mirror.cutover_step("drain", 0.5)
+    assert value(mirror, "cutover_step_duration_seconds", step="fence") is None
+    assert value(mirror, "cutover_step_duration_seconds", step="drain") == 0.5
+
+
+def test_two_registries_share_nothing(mirror: Metrics) -> None:
+    mirror.compared(1)
+    assert value(Metrics(), "verify_compared_total") == 0
+
+
+# The reference
+
+
+def test_registry_has_the_names_that_do_not_change(mirror: Metrics) -> None:
+    assert {each.name.removeprefix("dome_bridge_") for each in mirror.reference} == CONTRACT
+
+
+def test_scrape_gives_what_the_reference_names_and_nothing_else(mirror: Metrics) -> None:
+    mirror.applied(Applied({("t_inodes", "insert"): 1}))
+    mirror.apply_failed("TargetError")
+    mirror.verified({"missing": 0}, last_clean=None)
+    mirror.quarantine_counted({"orphan": 1})
+    mirror.cutover_step("fence", 1.0)
+    assert scraped(mirror) == {each.name for each in mirror.reference}
+    assert f'dome_bridge_build_info{{python="{platform.python_version()}",version="{__version__}"}} 1.0' in (
+        mirror.exposition().decode()
+    )
+
+
+def test_reference_page_has_the_table_of_the_code() -> None:
+    assert metrics.reference() in REFERENCE.read_text(), (
+        "run `python -m dome_bridge.metrics` and paste its output"
+    )
+
+
+def test_alert_rules_use_only_metrics_that_exist(mirror: Metrics) -> None:
+    named = set(re.findall(r"\bdome_bridge_\w+", ALERTS.read_text()))
+    assert named <= {each.name for each in mirror.reference}
+    assert "dome_bridge_mirror_lag_seconds" in named
+
+
+def test_alert_rules_name_only_phases_that_exist() -> None:
+    named = set(re.findall(r'phase="([^"]+)"', ALERTS.read_text()))
+    assert named <= {phase.value for phase in Phase}
