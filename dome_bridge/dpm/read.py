@@ -190,6 +190,16 @@ async def highest_fileid(source: Source) -> int:
     return int(value or 0)
 
 
+async def newest_fileids(source: Source, limit: int) -> list[int]:
+    """The highest fileids: what was created last."""
+    rows = await source.fetch(
+        f"SELECT fileid FROM {source.cns}.Cns_file_metadata WHERE fileid <= {MAX_FILEID} "
+        "ORDER BY fileid DESC LIMIT %s",
+        (limit,),
+    )
+    return [int(row[0]) for row in rows]
+
+
 async def count_entries(source: Source) -> int:
     """Exact number of entries; an index scan, some seconds for ten million."""
     return int(await source.fetchval(f"SELECT COUNT(*) FROM {source.cns}.Cns_file_metadata"))
