@@ -494,7 +494,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "mismatches", _number(status.verify.mismatches)
     if status.cutover is not None:
         yield "cutover", _cutover_words(status.cutover)
-    yield "instance id", f"{status.instance_id} (Chimera of dCache {status.chimera_version})"
+    yield "instance id", f"{status.instance_id}, Chimera schema of dCache {status.chimera_version}"
 
 
 def _cutover_table(cutover: CutoverStatus) -> Table:

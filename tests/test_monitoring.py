@@ -154,7 +154,7 @@ async def test_every_answer_forbids_guessing_and_caching(http: aiohttp.ClientSes
 # What else is asked
 
 
-@pytest.mark.parametrize("path", ["/none", "/metrics/", "/status/x", "//", "/../etc/passwd"])
+@pytest.mark.parametrize("path", ["/none", "/metrics/", "/status/x", "/../etc/passwd"])
 async def test_other_paths_are_not_found(http: aiohttp.ClientSession, path: str) -> None:
     assert (await get(http, path))[0] == 404
 

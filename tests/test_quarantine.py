@@ -177,7 +177,7 @@ async def test_every_row_can_be_written_as_json(conn: asyncpg.Connection, site: 
     await report(conn, 60, 1, b'half\xed\xa0\x80\0\n"')
     await report(conn, 61, 1, b"f", scope=FACT, reason="time-out-of-range", subject="mtime")
     rows: list[QuarantineRow] = [row async for row in listing(conn, site)]
-    lines = [json.dumps(row.to_json(), ensure_ascii=False).encode() for row in rows]
+    lines = [json.dumps(row.as_json(), ensure_ascii=False).encode() for row in rows]
     first, second = (json.loads(line) for line in lines)
     keys = ["fileid", "path", "scope", "reason", "detail", "first_seen", "last_seen"]
     assert list(first) == keys
@@ -198,10 +198,3 @@ async def test_listing_that_is_stopped_leaves_no_transaction(conn: asyncpg.Conne
     async with aclosing(listing(conn, site, page_rows=2)) as rows:
         await anext(rows)
     assert not conn.is_in_transaction()
-
-
-async def test_counts_are_by_scope_and_reason(conn: asyncpg.Connection, site: Site) -> None:
-    await report(conn, 70, 1, b"a")
-    await report(conn, 71, 1, b"b")
-    await report(conn, 72, 1, b"c", scope=FACT, reason="acl-invalid")
-    assert await quarantine.counts(conn, site) == {(ENTRY, "no-replica"): 2, (FACT, "acl-invalid"): 1}

@@ -76,7 +76,7 @@ def test_command_is_one_that_the_program_knows(unit: Unit) -> None:
 
 
 def test_every_setting_is_below_a_comment_that_explains_it(unit: Unit) -> None:
-    """A block of settings, separated by blank lines, has a comment unless it is one of systemd's habits."""
+    """Blocks are separated by blank lines; [Install] needs no words."""
     blocks = [block for block in UNIT.read_text().split("\n\n") if re.search(r"^\w+=", block, re.MULTILINE)]
     bare = [block for block in blocks if "#" not in block and not block.startswith("[Install]")]
     assert bare == []

@@ -247,16 +247,13 @@ SELECT DISTINCT ON (fileid, scope, reason, subject) fileid, scope, reason, left(
     ON CONFLICT (fileid, scope, reason, subject) DO UPDATE
    SET last_seen = now(), detail = excluded.detail, parent = excluded.parent, name = excluded.name
 
--- name: report_beyond
--- Ids that no 64-bit signed inumber can hold.
-INSERT INTO dome_bridge.quarantine (fileid, scope, reason, subject, detail, parent, name)
-VALUES ($1::text::numeric, 'entry', 'id-out-of-range', '', $2, $3, $4)
-    ON CONFLICT (fileid, scope, reason, subject) DO UPDATE
-   SET last_seen = now(), detail = excluded.detail, parent = excluded.parent, name = excluded.name
-
 -- name: clear_beyond
-DELETE FROM dome_bridge.quarantine
- WHERE reason = 'id-out-of-range' AND NOT fileid = ANY (SELECT unnest($1::text[])::numeric)
+DELETE FROM dome_bridge.quarantine WHERE reason = 'id-out-of-range'
+
+-- name: report_beyond
+-- Ids that no 64-bit signed inumber can hold, and rows without one.
+INSERT INTO dome_bridge.quarantine (fileid, scope, reason, subject, detail, parent, name)
+VALUES ($1::text::numeric, 'entry', 'id-out-of-range', $2, $3, $4, $5)
 
 -- name: awakened
 -- Entries left out only because of a directory that stands now, or of a claim that was given up.

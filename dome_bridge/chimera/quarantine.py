@@ -223,7 +223,7 @@ class QuarantineRow(NamedTuple):
     first_seen: datetime
     last_seen: datetime
 
-    def to_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {
             **self._asdict(),
             "first_seen": self.first_seen.isoformat(),
@@ -245,12 +245,6 @@ async def listing(
             tops = await _ways_down(conn, sql["ways_up"], site, page)
             for row in page:
                 yield _line(row, tops, site)
-
-
-async def counts(conn: asyncpg.Connection, site: Site) -> dict[tuple[str, str], int]:
-    """Rows by scope and reason."""
-    sql = stage.fill("dome_bridge.chimera", "quarantine.sql", site)
-    return {(row["scope"], row["reason"]): row["findings"] for row in await conn.fetch(sql["counts"])}
 
 
 async def _ways_down(

@@ -25,6 +25,3 @@ WITH RECURSIVE up (start, top, names, trail) AS (
      WHERE u.top <> {root_fileid} AND n.parent IS NOT NULL AND n.parent <> ALL (u.trail)
 )
 SELECT DISTINCT ON (start) start, top, names FROM up ORDER BY start, cardinality(names) DESC
-
--- name: counts
-SELECT scope, reason, count(*) AS findings FROM dome_bridge.quarantine GROUP BY scope, reason ORDER BY 1, 2

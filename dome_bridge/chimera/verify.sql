@@ -24,6 +24,8 @@ VALUES ($1, $2::text::numeric, $3, $4, $5) ON CONFLICT DO NOTHING
 UPDATE dome_bridge.verify_run SET finished_at = now() WHERE id = $1
 
 -- name: last
-SELECT extract(epoch FROM now() - finished_at)::double precision AS age,
-       missing + extra + different - repaired AS mismatches
+SELECT extract(epoch FROM clock_timestamp() - finished_at)::double precision AS age,
+       missing + extra + different - repaired AS mismatches, missing, extra, different,
+       (SELECT extract(epoch FROM max(finished_at))::double precision FROM dome_bridge.verify_run
+         WHERE missing + extra + different = repaired) AS last_clean
   FROM dome_bridge.verify_run WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1

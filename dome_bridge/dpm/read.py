@@ -206,19 +206,23 @@ async def count_entries(source: Source) -> int:
 
 
 class BeyondEntry(NamedTuple):
-    """An entry whose fileid no inumber can hold."""
+    """An entry whose fileid no inumber can hold: too large, 0 or NULL (0 here, told by its rowid)."""
 
     fileid: int
+    rowid: int
     parent: int
     name: bytes
 
 
 async def entries_beyond(source: Source) -> list[BeyondEntry]:
     rows = await source.fetch(
-        f"SELECT fileid, parent_fileid, name FROM {source.cns}.Cns_file_metadata "
-        f"WHERE fileid > {MAX_FILEID} ORDER BY fileid LIMIT 10000"
+        f"SELECT fileid, rowid, parent_fileid, name FROM {source.cns}.Cns_file_metadata "
+        f"WHERE fileid > {MAX_FILEID} OR fileid = 0 OR fileid IS NULL ORDER BY rowid LIMIT 10000"
     )
-    return [BeyondEntry(int(fileid), int(parent or 0), bytes(name or b"")) for fileid, parent, name in rows]
+    return [
+        BeyondEntry(int(fileid or 0), int(rowid), int(parent or 0), bytes(name or b""))
+        for fileid, rowid, parent, name in rows
+    ]
 
 
 async def files_on(source: Source, servers: Sequence[bytes], after: int, limit: int) -> list[int]:

@@ -90,9 +90,7 @@ async def _lag(session: Session, heartbeat_at: int | None) -> float | None:
 
 async def _trash_of_ours(session: Session) -> int:
     prefix = f"0000{session.site.instance_id}"
-    return int(
-        await session.conn.fetchval(_SQL["trash_of_ours"], prefix + "0" * 16, prefix + "F" * 16)
-    )
+    return int(await session.conn.fetchval(_SQL["trash_of_ours"], prefix + "0" * 16, prefix + "F" * 16))
 
 
 async def _why_no_fence(admin: Source) -> str:

@@ -126,7 +126,11 @@ def judge(readings: Readings, limits: Thresholds) -> tuple[Gate, ...]:
             "trash-empty",
             readings.trash_of_ours == 0,
             f"{readings.trash_of_ours} rows of t_locationinfo_trash name mirrored files"
-            + ("" if readings.trash_of_ours == 0 else ": dCache's cleaner would delete them; remove these rows"),
+            + (
+                ""
+                if readings.trash_of_ours == 0
+                else ": dCache's cleaner would delete them; remove these rows"
+            ),
         ),
         Gate(
             "fence-possible",

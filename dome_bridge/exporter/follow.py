@@ -29,17 +29,21 @@ logger = logging.getLogger(__name__)
 PAGE = 20_000
 """Files of a moved server that are placed anew at a time."""
 
+
 @dataclass
 class Batch:
     """What one batch was. changes: catalog rows of the journal, heartbeats and markers not counted.
 
     is_over: the cutover is committed; nothing was applied and nothing will be.
+    heartbeat_at, source_now: the youngest heartbeat in it and the time of reading, both by the
+    source server's clock, in seconds since 1970.
     """
 
     is_over: bool = False
     rows: int = 0
     changes: int = 0
     heartbeat_at: int | None = None
+    source_now: float | None = None
     markers: list[str] = field(default_factory=list)
     applied: Applied = field(default_factory=Applied)
 
@@ -84,9 +88,11 @@ class Follower:
         batch = _summary(rows)
         if not rows:
             return batch
+        if batch.heartbeat_at is not None:
+            batch.source_now = float(await self._source.fetchval("SELECT UNIX_TIMESTAMP()"))
         await self._copy_small_tables({row.kind for row in rows} & set(ALL_SMALL_TABLES), batch)
         fileids = {row.fileid for row in rows if row.kind.has_fileid}
-        if any(fileid > MAX_FILEID for fileid in fileids):
+        if any(not 0 < fileid <= MAX_FILEID for fileid in fileids):
             await self._mirror.note_beyond()
         batch.applied.add(await self._mirror.apply_ids(fileids, at_commit=partial(_note, batch)))
         return batch

@@ -71,9 +71,10 @@ async def _make_state(databases: Databases) -> Site:
 
 
 async def _refuse_tagged_root(conn: asyncpg.Connection, root_inumber: int) -> None:
-    names = [row["itagname"] for row in await conn.fetch(
-        "SELECT itagname FROM t_tags WHERE inumber = $1 ORDER BY 1", root_inumber
-    )]
+    names = [
+        row["itagname"]
+        for row in await conn.fetch("SELECT itagname FROM t_tags WHERE inumber = $1 ORDER BY 1", root_inumber)
+    ]
     if names:
         raise SchemaError(
             f"Chimera's root has tags already ({', '.join(names)}): the bridge sets the tags of the whole tree; "

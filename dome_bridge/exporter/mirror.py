@@ -104,9 +104,7 @@ class Mirror:
         self._tags = stage.fill("dome_bridge.chimera", "tags.sql", site)
 
     @classmethod
-    async def open(
-        cls, source: Source, layout: SourceLayout, conn: asyncpg.Connection, site: Site
-    ) -> Mirror:
+    async def open(cls, source: Source, layout: SourceLayout, conn: asyncpg.Connection, site: Site) -> Mirror:
         projection = await Projection.open(source, layout, conn, site)
         sequence = await conn.fetchval("SELECT pg_get_serial_sequence('t_inodes', 'inumber')")
         return cls(projection, sequence)
@@ -222,9 +220,7 @@ class Mirror:
                 logger.debug("scope widened by=%d", len(wider.fileids - wanted))
                 wanted |= wider.fileids
 
-    async def _apply_once(
-        self, fileids: Sequence[int], *, mend: bool, refused: Mapping[int, str]
-    ) -> Applied:
+    async def _apply_once(self, fileids: Sequence[int], *, mend: bool, refused: Mapping[int, str]) -> Applied:
         await self._projection.stage_ids(fileids)
         await self._require_rivals()
         await self._projection.project_rows(unique_names=False)
@@ -238,7 +234,9 @@ class Mirror:
         """Replica rows with one path belong to one decision, whoever of them changed."""
         wider = {row[0] for row in await self._conn.fetch(self._apply["rivals"])}
         claimed = [row[0] for row in await self._conn.fetch(self._apply["claimed"])]
-        in_scope = {row[0] for row in await self._conn.fetch("SELECT fileid FROM scope")} if claimed else set()
+        in_scope = (
+            {row[0] for row in await self._conn.fetch("SELECT fileid FROM scope")} if claimed else set()
+        )
         wider |= await read.rivals(self.source, claimed) - in_scope
         wider = {fileid for fileid in wider if fileid <= MAX_FILEID}
         if wider:
@@ -309,12 +307,13 @@ class Mirror:
         """Keeps the list of entries whose fileid is too large for any inumber."""
         beyond = await read.entries_beyond(self.source)
         async with self._conn.transaction():
-            await self._conn.execute(self._apply["clear_beyond"], [str(entry.fileid) for entry in beyond])
+            await self._conn.execute(self._apply["clear_beyond"])
             for entry in beyond:
                 parent = entry.parent if entry.parent <= MAX_FILEID else None
-                detail = f"fileid {entry.fileid} is beyond {MAX_FILEID}"
+                detail = f"fileid {entry.fileid or 'NULL or 0'} is not in 1..{MAX_FILEID}"
+                subject = f"row {entry.rowid}"
                 await self._conn.execute(
-                    self._apply["report_beyond"], str(entry.fileid), detail, parent, entry.name
+                    self._apply["report_beyond"], str(entry.fileid), subject, detail, parent, entry.name
                 )
 
     async def apply_tokens(self) -> Applied:
@@ -327,7 +326,14 @@ class Mirror:
         for name in ("wanted_origins", "origin_changes", "change_origin_values"):
             await self._conn.execute(self._tags[name])
         dropped = [row["itagid"] for row in await self._conn.fetch(self._tags["drop_origins"])]
-        for name in ("make_origins", "retag_linked", "retag_below", "retag_ours", "wanted_tags", "uses_before"):
+        for name in (
+            "make_origins",
+            "retag_linked",
+            "retag_below",
+            "retag_ours",
+            "wanted_tags",
+            "uses_before",
+        ):
             await self._conn.execute(self._tags[name])
         for name in ("delete_tags", "delete_gone_tags", "upsert_tags"):
             self._note(result, name, await self._conn.execute(self._tags[name]))

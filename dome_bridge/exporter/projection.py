@@ -68,9 +68,7 @@ class Projection:
         for reading in read.readings(self.source, self.layout, directories=directories):
             if directories and reading.staged is not read.ENTRY:
                 continue
-            await stage.copy(
-                self.conn, reading.staged, read.lines_of_range(self.source, reading, lo, hi)
-            )
+            await stage.copy(self.conn, reading.staged, read.lines_of_range(self.source, reading, lo, hi))
         await self._execute("staged")
 
     async def stage_ids(self, fileids: Sequence[int]) -> None:
@@ -78,9 +76,7 @@ class Projection:
         fitting = [fileid for fileid in fileids if 0 < fileid <= MAX_FILEID]
         await self._execute("requested", fitting)
         for reading in read.readings(self.source, self.layout):
-            await stage.copy(
-                self.conn, reading.staged, read.lines_of_ids(self.source, reading, fitting)
-            )
+            await stage.copy(self.conn, reading.staged, read.lines_of_ids(self.source, reading, fitting))
 
     async def widen_to_mirrored(self, lo: int, hi: int) -> None:
         """Takes what Chimera and the quarantine hold of a range into the scope."""

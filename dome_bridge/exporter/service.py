@@ -162,13 +162,16 @@ async def sync_once(config: Config, *, advance: Advance) -> Synced:
 async def refuse_ended(conn: asyncpg.Connection) -> None:
     phase = (await state.progress(conn)).phase
     if phase is Phase.COMMITTED:
-        raise StateError("the cutover is committed: Chimera belongs to dCache now and is not mirrored any more")
+        raise StateError(
+            "the cutover is committed: Chimera belongs to dCache now and is not mirrored any more"
+        )
 
 
 class MirrorService:
     """Runs until `stop` is set, or until the cutover is committed.
 
-    last_progress: monotonic time of the last applied batch or copied range, for watchdogs.
+    last_activity: monotonic time of the last batch, range or failed attempt, for watchdogs; a
+    database that is away is no reason to restart us. last_error: empty when all is well.
     """
 
     def __init__(
@@ -186,7 +189,7 @@ class MirrorService:
         self._clock = clock
         self._sleep = sleep
         self._following = asyncio.Event()
-        self.last_progress = clock()
+        self.last_activity = clock()
         self.last_error = ""
 
     async def run(self) -> None:
@@ -208,7 +211,7 @@ class MirrorService:
             begun = self._clock()
             try:
                 return await work()
-            except Exception as exc:  # noqa: BLE001 - the boundary of a task: logged, counted, tried again
+            except Exception as exc:
                 if isinstance(exc, StateError):
                     raise
                 self._failed(name, exc)
@@ -218,6 +221,7 @@ class MirrorService:
     def _failed(self, name: str, exc: Exception) -> None:
         expected = isinstance(exc, BridgeError) or dpm_source.is_lost(exc) or target.is_lost(exc)
         self.last_error = f"{name}: {type(exc).__name__}: {exc}"
+        self.last_activity = self._clock()
         self._observer.apply_failed(_reason(exc))
         logger.error("task=%s failed error=%s: %s", name, type(exc).__name__, exc, exc_info=not expected)
 
@@ -247,7 +251,7 @@ class MirrorService:
 
     async def _copy(self, session: Session) -> None:
         def advanced(step: str, entries: int, expected: int) -> None:
-            self.last_progress = self._clock()
+            self.last_activity = self._clock()
             logger.info("snapshot step=%s entries=%d of=%d", step, entries, expected)
 
         await copy_if_needed(session, observer=self._observer, advance=advanced)
@@ -286,7 +290,7 @@ class MirrorService:
             logger.info("the cutover was committed: the mirror ends")
             self._stop.set()
             return False
-        self.last_progress = self._clock()
+        self.last_activity = self._clock()
         self.last_error = ""
         self._observer.batch_applied(batch)
         if batch.rows < self._config.exporter.batch:

@@ -20,11 +20,11 @@ from dome_bridge.chimera.state import Site
 from dome_bridge.config import Config
 from dome_bridge.dpm.schema import SourceLayout, read_layout
 from dome_bridge.dpm.source import Source
+from dome_bridge.errors import CaptureError
 from dome_bridge.exporter import capture
 from dome_bridge.exporter.capture import CaptureStatus
 from dome_bridge.exporter.mirror import Mirror
 from dome_bridge.exporter.projection import Projection
-from dome_bridge.errors import CaptureError
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,15 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from dome_bridge.chimera import stage, target
+from dome_bridge.chimera import stage, state, target
+from dome_bridge.chimera.state import Phase, Progress
+from dome_bridge.config import Config
 from dome_bridge.dpm import read
+from dome_bridge.errors import StateError
+from dome_bridge.exporter.follow import Follower
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.mirror import Mirror
+from dome_bridge.exporter.session import open_session
 from dome_bridge.staging import MAX_FILEID
 from dome_bridge.statements import load
 
@@ -29,6 +34,7 @@ MISSING = "missing"
 EXTRA = "extra"
 DIFFERENT = "different"
 
+SETTLE_PAUSE = 0.5
 SUSPECTS_AT_ONCE = 2_000
 EXAMPLES = 20
 
@@ -147,7 +153,9 @@ class Verifier:
             await self._conn.execute(self._sql["forget_unfinished"], kind)
             return await self._conn.fetchval(self._sql["begin"], kind), 0, VerifyReport()
         logger.info("verify goes on run=%d cursor=%d", row["id"], row["cursor"])
-        counts = {key: row[key] for key in ("compared", "missing", "extra", "different", "repaired", "seconds")}
+        counts = {
+            key: row[key] for key in ("compared", "missing", "extra", "different", "repaired", "seconds")
+        }
         return row["id"], row["cursor"], VerifyReport(**counts)
 
     async def _verify_range(self, after: int, report: VerifyReport) -> tuple[int, int, list[Mismatch]]:
@@ -248,9 +256,7 @@ class Verifier:
 
 
 def _chunks(fileids: list[int]) -> Iterable[list[int]]:
-    return (
-        fileids[first : first + SUSPECTS_AT_ONCE] for first in range(0, len(fileids), SUSPECTS_AT_ONCE)
-    )
+    return (fileids[first : first + SUSPECTS_AT_ONCE] for first in range(0, len(fileids), SUSPECTS_AT_ONCE))
 
 
 def load_runs() -> Mapping[str, str]:
@@ -259,12 +265,67 @@ def load_runs() -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class LastVerify:
-    """The newest finished pass: seconds since its end, and mismatches that remained."""
+    """The newest finished pass.
+
+    age_seconds: since its end. mismatches: that remained after it. by_kind: as found, before any
+    repair. last_clean: Unix time of the end of the newest clean pass.
+    """
 
     age_seconds: float
     mismatches: int
+    by_kind: Mapping[str, int]
+    last_clean: float | None
 
 
 async def last_verify(conn: asyncpg.Connection) -> LastVerify | None:
+    """None before the first finished pass."""
     row = await conn.fetchrow(load_runs()["last"])
-    return None if row is None else LastVerify(row["age"], row["mismatches"])
+    if row is None:
+        return None
+    by_kind = {kind: row[kind] for kind in (MISSING, EXTRA, DIFFERENT)}
+    return LastVerify(row["age"], row["mismatches"], by_kind, row["last_clean"])
+
+
+Advance = Callable[[str, int, int], None]
+
+
+async def verify_site(config: Config, *, repair: bool, resume: bool, advance: Advance) -> VerifyReport:
+    """`dome-bridge verify`: with the daemon following, or draining the journal itself where none runs."""
+    async with open_session(config) as session, session.mirror() as mirror, session.mirror() as applier:
+        progress = await state.progress(session.conn)
+        _require_following(progress)
+        expected = await read.count_entries(session.source)
+        settle = _settle(applier, config.exporter.batch)
+        await settle()
+        verifier = Verifier(mirror, range_entries=config.exporter.snapshot_range, settle=settle)
+        return await verifier.run(
+            kind="command",
+            repair=repair,
+            resume=resume,
+            advance=lambda report: advance("entries", report.compared, expected),
+        )
+
+
+def _require_following(progress: Progress) -> None:
+    if progress.snapshot_finished is None:
+        raise StateError("the first copy is not complete: let `dome-bridge run` or `sync --once` finish it")
+    if progress.phase is Phase.COMMITTED:
+        raise StateError(
+            "the cutover is committed: dCache may have changed Chimera, there is nothing to compare"
+        )
+
+
+def _settle(applier: Mirror, batch: int) -> Settle:
+    """Applies the journal if nobody else does, else waits for who does."""
+    follower = Follower(applier, batch=batch)
+
+    async def settle() -> None:
+        if await target.try_applier_lock(applier.conn):
+            try:
+                await follower.drain()
+            finally:
+                await target.release_applier_lock(applier.conn)
+        else:
+            await asyncio.sleep(SETTLE_PAUSE)
+
+    return settle

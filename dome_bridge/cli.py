@@ -1,0 +1,392 @@
+"""The command line: parses, calls, prints. What happens is decided elsewhere.
+
+Exit codes: 0 good, 1 a finding or a failed step, 2 wrong usage, configuration or surroundings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import click
+import uvloop
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from dome_bridge import __version__
+from dome_bridge.chimera import quarantine, state, target
+from dome_bridge.config import Config, load
+from dome_bridge.daemon import run_daemon
+from dome_bridge.dpm.source import Source
+from dome_bridge.errors import BridgeError
+from dome_bridge.exporter import check as checks
+from dome_bridge.exporter import cutover as cutovers
+from dome_bridge.exporter import initialise, pool_plan, service
+from dome_bridge.exporter.cutover import CutoverReport
+from dome_bridge.exporter.cutover_plan import Gate, State
+from dome_bridge.exporter.verify import VerifyReport, verify_site
+from dome_bridge.status import Thresholds, nagios, read_status, render
+
+logger = logging.getLogger(__name__)
+
+FINDING = 1
+USAGE = 2
+
+T = TypeVar("T")
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+JOURNAL_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every command gets."""
+
+    config_path: Path | None
+    as_json: bool
+
+    def config(self) -> Config:
+        return load(self.config_path, os.environ)
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dome-bridge")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration file.  [default: $DOME_BRIDGE_CONFIG or /etc/dome-bridge/dome-bridge.toml]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@click.option("-v", "--verbose", count=True, help="Say more; twice for all there is.")
+@click.pass_context
+def cli(context: click.Context, config_path: Path | None, as_json: bool, verbose: int) -> None:
+    """Takes a running DPM site over to dCache without copying a byte."""
+    _log(verbose, daemon=context.invoked_subcommand == "run")
+    context.obj = Context(config_path, as_json)
+
+
+def _log(verbose: int, *, daemon: bool) -> None:
+    quiet = logging.INFO if daemon else logging.WARNING
+    level = [quiet, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    under_systemd = daemon and "JOURNAL_STREAM" in os.environ
+    logging.basicConfig(
+        level=level, format=JOURNAL_FORMAT if under_systemd else LOG_FORMAT, stream=sys.stderr, force=True
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Runs a command; what it raises on purpose becomes one line and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except BridgeError as exc:
+        _fail(str(exc), exc.exit_code)
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(USAGE)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        logger.debug("the command failed", exc_info=True)
+        _fail(f"{type(exc).__name__}: {exc}; if the databases are up, report this with the output of -vv", 1)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"dome-bridge: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, default=str))
+
+
+def _print_facts(facts: Mapping[str, object]) -> None:
+    table = Table(show_header=False, box=None)
+    for key, value in facts.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+
+
+@cli.command()
+@click.option("--no-forecast", is_flag=True, help="Do not read the whole catalog for the forecast.")
+@pass_context
+def check(context: Context, no_forecast: bool) -> int:
+    """Look at both databases: can we, may we, what would be left out. Changes nothing."""
+    report = _run(checks.check(context.config(), forecast=not no_forecast))
+    findings = [finding.as_json() for finding in report.findings]
+    if context.as_json:
+        _print_json({"ok": report.ok, "findings": findings})
+    else:
+        _print_findings(findings)
+    return 0 if report.ok else FINDING
+
+
+def _print_findings(findings: list[dict[str, Any]]) -> None:
+    table = Table("severity", "id", "count", "finding", "remedy")
+    for finding in findings:
+        keys = ("severity", "id", "count", "message", "remedy")
+        table.add_row(*("" if finding[key] is None else str(finding[key]) for key in keys))
+    Console().print(table)
+
+
+@cli.command()
+@pass_context
+def init(context: Context) -> int:
+    """Fix the ids, and set up state, journal and triggers. Harmless when done before."""
+    done = _run(initialise.initialise(context.config()))
+    facts = {
+        "instance_id": done.site.instance_id,
+        "inumber_offset": done.site.inumber_offset,
+        "chimera_version": done.site.chimera_version,
+        "already": done.already,
+    }
+    _print_json(facts) if context.as_json else _print_facts(facts)
+    return 0
+
+
+@cli.command()
+@click.option("--only", type=click.Choice(["exporter"]), help="Run this part only.")
+@pass_context
+def run(context: Context, only: str | None) -> int:
+    """Run the daemon: copy if needed, then follow until stopped."""
+    logger.debug("only=%s", only)
+    _run(run_daemon(context.config()))
+    return 0
+
+
+@cli.command()
+@click.option("--once", is_flag=True, required=True, help="Copy and drain once, then exit.")
+@pass_context
+def sync(context: Context, once: bool) -> int:
+    """Mirror offline: copy what is missing and apply the journal, without a daemon."""
+    with _progress("copying") as advance:
+        synced = _run(service.sync_once(context.config(), advance=advance))
+    facts = {
+        "snapshot": {"entries": synced.snapshot.entries, "seconds": round(synced.snapshot.seconds, 3)},
+        "journal_applied": synced.journal_applied,
+        "quarantined": synced.quarantined,
+        "phase": synced.phase.value,
+    }
+    _print_json(facts) if context.as_json else _print_facts(facts)
+    return 0 if synced.agrees else FINDING
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with an estimate of the end on standard error; nothing where that is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(step: str, entries: int, expected: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(f"{what} {step}", total=max(expected, 1))
+            progress.update(tasks[step], completed=entries, total=max(expected, entries, 1))
+
+        yield advance
+
+
+@cli.command()
+@click.option("--nagios", "as_nagios", is_flag=True, help="One line for Nagios, exit code 0 to 3.")
+@pass_context
+def status(context: Context, as_nagios: bool) -> int:
+    """Show phase, lag, backlog and what was left out."""
+    config = context.config()
+    if as_nagios:
+        return _nagios(config)
+    found = _run(_read_status(config))
+    _print_json(found.as_json()) if context.as_json else Console().print(render(found))
+    return 0
+
+
+def _nagios(config: Config) -> int:
+    try:
+        code, line = nagios(_run(_read_status(config)), Thresholds.of(config.exporter))
+    except BridgeError as exc:
+        code, line = 3, f"UNKNOWN - {' '.join(str(exc).split())}"
+    click.echo(line)
+    return code
+
+
+async def _read_status(config: Config) -> Any:
+    async with AsyncExitStack() as stack:
+        conn = await target.connect(config.chimera)
+        stack.push_async_callback(target.close, conn)
+        try:
+            source = await Source.connect(config.dpm)
+            stack.push_async_callback(source.close)
+        except BridgeError as exc:
+            logger.warning("DPM's database cannot be reached error=%s", exc)
+            return await read_status(None, conn)
+        return await read_status(source, conn)
+
+
+@cli.command()
+@click.option("--repair", is_flag=True, help="Apply entries that differ anew.")
+@click.option("--restart", is_flag=True, help="Begin anew instead of going on with an interrupted run.")
+@pass_context
+def verify(context: Context, repair: bool, restart: bool) -> int:
+    """Project every entry again and compare it with Chimera."""
+    with _progress("comparing") as advance:
+        report = _run(verify_site(context.config(), repair=repair, resume=not restart, advance=advance))
+    keys = ("compared", "missing", "extra", "different", "repaired", "seconds")
+    facts: dict[str, Any] = {key: getattr(report, key) for key in keys}
+    facts["seconds"] = round(report.seconds, 3)
+    if context.as_json:
+        facts["examples"] = [dataclasses.asdict(example) for example in report.examples]
+        _print_json(facts)
+    else:
+        _print_facts(facts)
+        _print_examples(report)
+    return FINDING if report.remaining else 0
+
+
+def _print_examples(report: VerifyReport) -> None:
+    for example in report.examples:
+        click.echo(f"{example.kind} fileid {example.fileid}: {example.detail}")
+
+
+@cli.command("quarantine")
+@pass_context
+def list_quarantine(context: Context) -> int:
+    """List what was left out and why, a JSON object a line."""
+    _run(_list_quarantine(context.config()))
+    return 0
+
+
+async def _list_quarantine(config: Config) -> None:
+    async with AsyncExitStack() as stack:
+        conn = await target.connect(config.chimera)
+        stack.push_async_callback(target.close, conn)
+        site = await state.load_site(conn)
+        async for row in quarantine.listing(conn, site):
+            _print_json(row.as_json())
+
+
+@cli.command()
+@pass_context
+def pools(context: Context) -> int:
+    """List the dCache pools: one for each server, file system and DPM pool."""
+    found = [pool.as_json() for pool in _run(pool_plan.plan(context.config()))]
+    if context.as_json:
+        _print_json({"pools": found})
+    else:
+        table = Table("pool", "server", "fs", "DPM pool", "path", "files", "bytes", "findings")
+        for pool in found:
+            keys = ("name", "server", "fs", "dpm_pool", "path", "files", "bytes", "findings")
+            table.add_row(*(str(pool[key]) for key in keys))
+        Console().print(table)
+    severe = any(finding["severity"] == "error" for pool in found for finding in pool["findings"])
+    return FINDING if severe else 0
+
+
+@cli.command()
+@click.option("--abort", is_flag=True, help="Lift the fence and go back to following.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def cutover(context: Context, abort: bool, yes: bool) -> int:
+    """Fence DPM, drain, compare and commit: Chimera then belongs to dCache."""
+    config = context.config()
+    if abort:
+        report = _run(cutovers.abort(config))
+    else:
+        report = _run(cutovers.cut_over(config, confirm=_confirm(yes)))
+    _print_cutover(context, report)
+    wanted = State.ABORTED if abort else State.COMMITTED
+    return 0 if report.state is wanted else FINDING
+
+
+def _confirm(yes: bool) -> cutovers.Confirm:
+    async def confirm(gates: tuple[Gate, ...]) -> bool:
+        for gate in gates:
+            click.echo(f"{gate.id}: {gate.message}", err=True)
+        if yes:
+            return True
+        question = "DPM becomes read-only now, and after the commit Chimera belongs to dCache. Go on?"
+        return await asyncio.to_thread(click.confirm, question, err=True)
+
+    return confirm
+
+
+def _print_cutover(context: Context, report: CutoverReport) -> None:
+    steps = [{"name": name, "seconds": round(seconds, 3)} for name, seconds in report.steps]
+    if context.as_json:
+        _print_json(
+            {
+                "state": report.state.value,
+                "reason": report.reason,
+                "fence_seconds": round(report.fence_seconds, 3),
+                "steps": steps,
+                "artifacts": None,
+            }
+        )
+        return
+    table = Table("step", "seconds")
+    for step in steps:
+        table.add_row(step["name"], str(step["seconds"]))
+    table.add_row("fence in all", f"{report.fence_seconds:.3f}")
+    Console().print(table)
+    click.echo(f"{report.state}{': ' + report.reason if report.reason else ''}")
+
+
+@cli.command()
+@click.option("--abandon", is_flag=True, help="Give the migration up before a commit.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def complete(context: Context, abandon: bool, yes: bool) -> int:
+    """Remove triggers, journal and state."""
+    config = context.config()
+    items = initialise.removal(config).items
+    click.echo("This removes:\n" + "\n".join(f"- {item}" for item in items), err=True)
+    if not yes:
+        click.confirm("Go on?", abort=True, err=True)
+    _run(initialise.complete(config, abandon=abandon))
+    if context.as_json:
+        _print_json({"removed": list(items)})
+    return 0
+
+
+@cli.command("check-config")
+@pass_context
+def check_config(context: Context) -> int:
+    """Read the configuration and say which file it came from."""
+    config = context.config()
+    source = str(config.path) if config.path else "no file; defaults and /etc/domehead.conf"
+    _print_json({"ok": True, "file": source}) if context.as_json else click.echo(f"good: {source}")
+    return 0
