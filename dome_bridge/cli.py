@@ -323,10 +323,8 @@ def pools(context: Context) -> int:
 def cutover(context: Context, abort: bool, yes: bool) -> int:
     """Fence DPM, drain, compare and commit: Chimera then belongs to dCache."""
     config = context.config()
-    if abort:
-        report = _run(cutovers.abort(config))
-    else:
-        report = _run(cutovers.cut_over(config, confirm=_confirm(yes)))
+    work = cutovers.abort(config) if abort else cutovers.cut_over(config, confirm=_confirm(yes))
+    report = _run(work)
     _print_cutover(context, report)
     wanted = State.ABORTED if abort else State.COMMITTED
     return 0 if report.state is wanted else FINDING

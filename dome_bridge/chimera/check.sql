@@ -17,7 +17,7 @@ SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)
 
 -- name: trash
 SELECT count(*) FROM t_locationinfo_trash
- WHERE ipnfsid >= '0000' || $1::text AND ipnfsid < '0000' || $1::text || 'G'
+ WHERE ipnfsid LIKE '0000' || $1::text || '%'
 
 -- name: clients
 SELECT coalesce(nullif(application_name, ''), 'unnamed') AS application, usename::text AS account,

@@ -262,8 +262,8 @@ class Cutover:
         counts = await state.agreement(self._conn, self._session.site)
         if entries != counts.mirrored + counts.quarantined:
             raise CutoverError(
-                f"DPM has {entries} entries, Chimera {counts.mirrored} and the quarantine {counts.quarantined}: "
-                "run `dome-bridge verify --repair` and look for the cause"
+                f"DPM has {entries} entries, Chimera {counts.mirrored} and the quarantine "
+                f"{counts.quarantined}: run `dome-bridge verify --repair` and look for the cause"
             )
 
     async def _commit(self) -> str:

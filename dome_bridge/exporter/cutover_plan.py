@@ -162,7 +162,7 @@ def _verify(readings: Readings, limits: Thresholds) -> Gate:
     ok = readings.verify_mismatches == 0 and readings.verify_age <= limits.verify_max_age
     remedy = "" if ok else ": run `dome-bridge verify --repair`, then `dome-bridge verify`"
     message = (
-        f"the last verify found {readings.verify_mismatches} mismatches and ended {readings.verify_age:.0f} s "
+        f"the last verify left {readings.verify_mismatches} mismatches and ended {readings.verify_age:.0f} s "
         f"ago, at most {limits.verify_max_age:.0f} s"
     )
     return Gate("verify-clean", ok, message + remedy)

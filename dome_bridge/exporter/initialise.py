@@ -77,8 +77,8 @@ async def _refuse_tagged_root(conn: asyncpg.Connection, root_inumber: int) -> No
     ]
     if names:
         raise SchemaError(
-            f"Chimera's root has tags already ({', '.join(names)}): the bridge sets the tags of the whole tree; "
-            "remove them with `chimera rmtag / NAME`"
+            f"Chimera's root has tags already ({', '.join(names)}): the bridge sets the tags of the whole "
+            "tree; remove them with `chimera rmtag / NAME`"
         )
 
 
@@ -94,7 +94,7 @@ def removal(config: Config) -> Removal:
         (
             f"the triggers dome_bridge_* and the table dome_bridge_journal in {config.dpm.cns_db} and "
             f"{config.dpm.dpm_db}",
-            "the schema dome_bridge (state, quarantine, copies of DPM's small tables) in the Chimera database",
+            "the schema dome_bridge (state, quarantine, copies of small tables) in the Chimera database",
         )
     )
 

@@ -19,7 +19,7 @@ from dome_bridge.chimera.state import Site
 from dome_bridge.dpm import read
 from dome_bridge.dpm.schema import SourceLayout
 from dome_bridge.dpm.source import Source
-from dome_bridge.errors import StateError
+from dome_bridge.errors import TargetError
 from dome_bridge.exporter.projection import Projection
 from dome_bridge.staging import MAX_FILEID
 
@@ -289,7 +289,7 @@ class Mirror:
         await self._conn.execute(self._apply["gone"])
         foreign = await self._conn.fetchval(self._apply["gone_foreign"])
         if foreign is not None:
-            raise StateError(
+            raise TargetError(
                 f"dCache has written {foreign} below a directory that DPM no longer has: stop dCache's doors "
                 "until the cutover, and remove what it wrote"
             )

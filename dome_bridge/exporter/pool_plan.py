@@ -99,9 +99,7 @@ async def plan_pools(databases: Databases, *, usage: bool = True) -> PoolPlan:
     return _with_usage(plan, await _usage(databases, filesystems)) if usage else plan
 
 
-def make_plan(
-    filesystems: Sequence[FileSystem], types: Mapping[bytes, bytes], pool_dir: str
-) -> PoolPlan:
+def make_plan(filesystems: Sequence[FileSystem], types: Mapping[bytes, bytes], pool_dir: str) -> PoolPlan:
     """types: DPM's pooltype by pool. pool_dir: template with {fs} and {pool}."""
     sharers = Counter((_folded(fs.server), _plain(fs.fs)) for fs in filesystems)
     planned = {}
@@ -193,9 +191,7 @@ def _text(raw: bytes) -> str:
 
 def _with_usage(plan: PoolPlan, usage: Mapping[str, Usage]) -> PoolPlan:
     nothing = Usage(0, 0)
-    return PoolPlan(
-        tuple(replace(pool, **usage.get(pool.name, nothing)._asdict()) for pool in plan.pools)
-    )
+    return PoolPlan(tuple(replace(pool, **usage.get(pool.name, nothing)._asdict()) for pool in plan.pools))
 
 
 async def _usage(databases: Databases, filesystems: Sequence[FileSystem]) -> dict[str, Usage]:

@@ -26,7 +26,12 @@ from dome_bridge.exporter.follow import Batch, Follower
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.mirror import Applied
 from dome_bridge.exporter.session import Session, open_session
-from dome_bridge.exporter.small_tables import ALL_SMALL_TABLES, copy_small_tables
+from dome_bridge.exporter.small_tables import (
+    ALL_SMALL_TABLES,
+    copy_small_tables,
+    forget_moved,
+    moved_servers,
+)
 from dome_bridge.exporter.snapshot import Snapshot, SnapshotReport
 from dome_bridge.exporter.verify import Verifier, VerifyReport
 
@@ -112,6 +117,8 @@ async def copy_if_needed(
     if progress.snapshot_started is None:
         async with session.conn.transaction():
             await copy_small_tables(session.source, session.layout, session.conn, ALL_SMALL_TABLES)
+            # Nothing is placed yet that would have to be placed anew.
+            await forget_moved(session.conn, await moved_servers(session.conn))
 
     def advanced(step: str, entries: int, expected: int) -> None:
         observer.snapshot_advanced(entries, expected)
@@ -163,7 +170,7 @@ async def refuse_ended(conn: asyncpg.Connection) -> None:
     phase = (await state.progress(conn)).phase
     if phase is Phase.COMMITTED:
         raise StateError(
-            "the cutover is committed: Chimera belongs to dCache now and is not mirrored any more"
+            "the cutover is committed: Chimera belongs to dCache now, nothing is mirrored any more"
         )
 
 
@@ -210,7 +217,8 @@ class MirrorService:
         while not self._stop.is_set():
             begun = self._clock()
             try:
-                return await work()
+                await work()
+                return
             except Exception as exc:
                 if isinstance(exc, StateError):
                     raise
