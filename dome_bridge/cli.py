@@ -44,7 +44,7 @@ from dome_bridge.exporter import initialise, pool_plan, service
 from dome_bridge.exporter.cutover import CutoverReport
 from dome_bridge.exporter.cutover_plan import Gate, State
 from dome_bridge.exporter.verify import VerifyReport, verify_site
-from dome_bridge.status import Thresholds, nagios, read_status, render
+from dome_bridge.status import Status, Thresholds, estimate_entries, nagios, read_status, render
 
 logger = logging.getLogger(__name__)
 
@@ -230,21 +230,22 @@ def status(context: Context, as_nagios: bool) -> int:
     config = context.config()
     if as_nagios:
         return _nagios(config)
-    found = _run(_read_status(config))
+    found = _run(_read_status(config, exact=True))
     _print_json(found.as_json()) if context.as_json else Console().print(render(found))
     return 0
 
 
 def _nagios(config: Config) -> int:
     try:
-        code, line = nagios(_run(_read_status(config)), Thresholds.of(config.exporter))
+        code, line = nagios(_run(_read_status(config, exact=False)), Thresholds.of(config.exporter))
     except BridgeError as exc:
         code, line = 3, f"UNKNOWN - {' '.join(str(exc).split())}"
     click.echo(line)
     return code
 
 
-async def _read_status(config: Config) -> Any:
+async def _read_status(config: Config, *, exact: bool) -> Status:
+    """exact: entries are counted; a probe that comes every minute must not do that to a site."""
     async with AsyncExitStack() as stack:
         conn = await target.connect(config.chimera)
         stack.push_async_callback(target.close, conn)
@@ -254,7 +255,10 @@ async def _read_status(config: Config) -> Any:
         except BridgeError as exc:
             logger.warning("DPM's database cannot be reached error=%s", exc)
             return await read_status(None, conn)
-        return await read_status(source, conn)
+        known = exact or not await state.exists(conn)
+        return await read_status(
+            source, conn, entries=None if known else await estimate_entries(source, conn)
+        )
 
 
 @cli.command()

@@ -70,7 +70,7 @@ class MetricsObserver:
 
     def verified(self, report: VerifyReport) -> None:
         """Called after each range; the gauges move when a pass is finished."""
-        self._metrics.compared(max(0, report.compared - self._compared))
+        self._metrics.compared(max(0, report.compared - max(self._compared, report.resumed_at)))
         self._compared = 0 if report.finished else report.compared
 
 
@@ -160,7 +160,8 @@ class Daemon:
 
     def _show(self, status: Status) -> None:
         self._observer.phase_changed(status.phase)
-        self.metrics.backlog_counted(status.journal_backlog or 0)
+        if status.journal_backlog is not None:
+            self.metrics.backlog_counted(status.journal_backlog)
         self._notifier.status(f"{status.phase}, lag {_seconds(status.lag_seconds)}")
         if status.cutover is not None:
             self.metrics.cutover_begun()

@@ -41,7 +41,7 @@ class Reason:
     remedy: str
 
 
-_RENAME = "rename it with dmlite-shell or, if that fails too, in the database"
+_RENAME = "rename it with `mv` of dmlite-shell or, if that fails, in the database"
 _DROP_IF_UNUSED = "nothing, or delete the entry if nobody misses it"
 
 REASONS: Mapping[str, Reason] = MappingProxyType(
@@ -55,7 +55,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "being-deleted": Reason(
             (FACT,),
             "This replica is in status D: DPM is removing it, or gave up half-way. The file has others.",
-            "delete the replica with dmlite-shell, so that the disk space is freed before the cutover",
+            "delete the replica with `replicadel` of dmlite-shell, which frees its disk space",
         ),
         "being-written": Reason(
             (ENTRY, FACT),
@@ -67,12 +67,12 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             (FACT,),
             "The value is no checksum of its kind (digits, length). The file is there without it; dCache "
             "computes one when a pool checks the file.",
-            "recompute it with `checksum` of dmlite-shell, or leave it",
+            "have it recomputed with `getchecksum` of dmlite-shell, or leave it",
         ),
         "checksum-unsupported": Reason(
             (FACT,),
             "dCache has no checksum of this type (CRC32, for one). The file is there without it.",
-            "nothing; a supported checksum can be added with `checksum` of dmlite-shell",
+            "nothing; a supported checksum can be computed with `getchecksum` of dmlite-shell",
         ),
         "duplicate-name": Reason(
             (ENTRY,),
@@ -120,7 +120,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             (ENTRY,),
             "Owner or group is missing, or does not fit the signed 32-bit columns of dCache. It is not "
             "replaced by another, who would get rights that nobody gave him.",
-            "chown it with dmlite-shell",
+            "set both with `chown` and `chgrp` of dmlite-shell",
         ),
         "parent-absent": Reason(
             (ENTRY,),
@@ -163,7 +163,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "size-out-of-range": Reason(
             (ENTRY,),
             "The size is missing or beyond 2^63 - 1 bytes.",
-            "set it to the size on disk with `setsize` of dmlite-shell",
+            "set filesize in the database to the size on disk",
         ),
         "status-deleted": Reason(
             (ENTRY,),

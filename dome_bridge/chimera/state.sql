@@ -175,7 +175,7 @@ DELETE FROM dome_bridge.snapshot_range
 -- name: note_applied
 UPDATE dome_bridge.progress
    SET applied_at = now(), journal_applied = journal_applied + $1,
-       heartbeat_at = greatest(heartbeat_at, $2), marker = coalesce($3, marker)
+       heartbeat_at = coalesce($2, heartbeat_at), marker = coalesce($3, marker)
 
 -- name: agreement
 SELECT (SELECT count(*) FROM t_inodes WHERE ipnfsid BETWEEN $1 AND $2) AS mirrored,

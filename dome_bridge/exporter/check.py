@@ -118,7 +118,7 @@ class _Look:
     databases: Databases
     admin: Source
     site: Site | None
-    advance: Advance | None = None
+    advance: Advance
     may_forecast: bool = True
     kinds: dict[tuple[int, bytes], tuple[int, int] | None] = field(default_factory=dict)
 
@@ -140,14 +140,21 @@ async def check(config: Config, *, forecast: bool = True, advance: Advance | Non
     connecting raises (exit code 2).
     """
     found: list[Finding] = []
-    async with open_databases(config) as databases, admin_source(config) as admin:
-        async with target.told("checking the Chimera database"):
-            site = await _site(databases)
-            look = _Look(databases, admin, site, advance)
-            for one in (*_LOOKS, *((_quarantine,) if forecast else ())):
-                found += [finding async for finding in one(look)]
+    looks = (*_LOOKS, _quarantine) if forecast else _LOOKS
+    async with (
+        open_databases(config) as databases,
+        admin_source(config) as admin,
+        target.told("checking the Chimera database"),
+    ):
+        shared = _Look(databases, admin, await _site(databases), advance or _silent)
+        for look in looks:
+            found += [finding async for finding in look(shared)]
     order = {name: place for place, name in enumerate(CHECKS)}
     return CheckReport(tuple(sorted(found, key=lambda finding: order.get(finding.id, len(order)))))
+
+
+def _silent(step: str, entries: int, expected: int) -> None:
+    """Nobody watches."""
 
 
 async def _site(databases: Databases) -> Site | None:
@@ -211,7 +218,7 @@ async def _transactions(look: _Look) -> _Findings:
         yield Finding(
             "source-transactions",
             Severity.WARNING,
-            f"{count} transactions are open for more than {seconds:g} s, the oldest for {longest} s: {holders}",
+            f"{count} transactions are open for {seconds:g} s or more, the oldest for {longest} s: {holders}",
             "run `dome-bridge init` when they have ended (a dump, a backup)",
             int(count),
         )
@@ -351,7 +358,7 @@ async def _chimera(look: _Look) -> _Findings:
         yield Finding(
             "chimera-root-tags",
             Severity.ERROR,
-            f"Chimera's root has tags already ({', '.join(tags)}), and the bridge sets those of the whole tree",
+            f"Chimera's root has tags already ({', '.join(tags)}), and the bridge sets all tags of the tree",
             "remove them with `chimera rmtag / NAME`",
             len(tags),
         )
@@ -426,14 +433,14 @@ def _merged(findings: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _server_names(servers: Iterable[bytes]) -> Iterator[Finding]:
-    names = sorted(server.decode("utf-8", "backslashreplace") for server in servers)
+    names = sorted(map(_text, servers))
     hosts = Counter(name.lower().split(".")[0] for name in names)
     alike = [name for name in names if hosts[name.lower().split(".")[0]] > 1]
     if alike:
         yield Finding(
             "pool-server-names",
             Severity.WARNING,
-            f"these servers in dpm_fs may be one: {_some(alike)}; replicas are located by the name in their path",
+            f"these servers in dpm_fs may be one: {_some(alike)}; a replica is located by the one in its path",
             "if they are one server, use one name in dpm_fs and in the replicas",
             len(alike),
         )
@@ -446,9 +453,7 @@ async def _quotatokens(look: _Look) -> _Findings:
         if token.path is None:
             continue
         parts = [part for part in token.path.split(b"/") if part]
-        name = f"{(token.u_token or b'').decode('utf-8', 'backslashreplace')} at " + token.path.decode(
-            "utf-8", "backslashreplace"
-        )
+        name = f"{_text(token.u_token or b'')} at {_text(token.path)}"
         if not token.path.startswith(b"/") or not await _is_directory(look, parts):
             lost.append(name)
         elif len(parts) not in SIZED_DEPTHS:
@@ -504,8 +509,7 @@ async def _uploads(look: _Look) -> _Findings:
 async def _quarantine(look: _Look) -> _Findings:
     if not look.may_forecast:
         return
-    options = {"advance": look.advance} if look.advance else {}
-    made = await forecast.forecast(look.databases, **options)
+    made = await forecast.forecast(look.databases, advance=look.advance)
     for reason, parts in forecast.by_reason(made).items():
         yield Finding(
             f"quarantine-{reason}",
@@ -520,6 +524,10 @@ def _foreseen(part: Foreseen) -> str:
     what = "entries would be left out" if part.scope == "entry" else "facts would be dropped"
     examples = ", ".join(dict.fromkeys(str(example.fileid) for example in part.examples))
     return f"{part.count} {what} (fileid {examples})"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _some(names: Sequence[str], glue: str = ", ", *, most: int = 5) -> str:

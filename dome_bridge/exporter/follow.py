@@ -132,7 +132,8 @@ def _summary(rows: Iterable[JournalRow]) -> Batch:
     for row in rows:
         batch.rows += 1
         if row.kind is JournalKind.HEARTBEAT:
-            batch.heartbeat_at = max(batch.heartbeat_at or 0, row.at)
+            # The last one, not the greatest: the server's clock may have been set back.
+            batch.heartbeat_at = row.at
         elif row.kind is JournalKind.MARKER:
             batch.markers.append((row.nonce or b"").decode("ascii", "replace"))
         else:

@@ -20,7 +20,7 @@ from dome_bridge.statements import load
 _SQL = load("dome_bridge.chimera", "small_tables.sql")
 
 LONG_NAME = 100
-"""Characters of a pool name above which it no longer fits the columns of dCache's own listings."""
+"""Characters of a pool name; longer ones are a nuisance in every listing."""
 
 PROTECTED = ("/home", "/root", "/usr", "/boot", "/etc")
 """What ProtectHome and ProtectSystem of dCache's systemd units hide or make read-only."""
@@ -102,7 +102,7 @@ async def plan_pools(databases: Databases, *, usage: bool = True) -> PoolPlan:
 def make_plan(filesystems: Sequence[FileSystem], types: Mapping[bytes, bytes], pool_dir: str) -> PoolPlan:
     """types: DPM's pooltype by pool. pool_dir: template with {fs} and {pool}."""
     sharers = Counter((_folded(fs.server), _plain(fs.fs)) for fs in filesystems)
-    planned = {}
+    planned: dict[str, PlannedPool] = {}
     for fs in filesystems:
         pool = _planned(fs, pool_dir)
         shared = sharers[_folded(fs.server), _plain(fs.fs)] > 1
@@ -124,7 +124,7 @@ def _findings(pool: PlannedPool, fs: FileSystem, pooltype: bytes, *, shared: boo
             "pool-path-unusable",
             Severity.ERROR,
             f"the file system {where} of pool {pool.dpm_pool} is no plain absolute path",
-            "correct the row in dpm_fs, or remove it with `fsdel` of dmlite-shell",
+            "correct its row in dpm_fs",
         )
     if pooltype.lower() not in FILESYSTEM_TYPES:
         yield Finding(
@@ -158,7 +158,7 @@ def _findings(pool: PlannedPool, fs: FileSystem, pooltype: bytes, *, shared: boo
         yield Finding(
             "pool-disabled",
             Severity.INFO,
-            f"{where} is {'disabled' if fs.status == DISABLED else 'read-only'} in DPM; its files are mirrored",
+            f"{where} is {'disabled' if fs.status == DISABLED else 'read-only'} in DPM; it is mirrored",
             f"decide whether {pool.name} takes writes in dCache",
         )
 

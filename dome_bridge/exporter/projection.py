@@ -18,7 +18,7 @@ from dome_bridge.dpm.checksum import CHECKSUM_KINDS
 from dome_bridge.dpm.schema import SourceLayout
 from dome_bridge.dpm.source import Source
 from dome_bridge.exporter.acl_mapping import ChimeraAcl, Untranslatable, chimera_acl
-from dome_bridge.staging import MAX_FILEID
+from dome_bridge.staging import ENTRY, MAX_FILEID
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Projection:
     async def stage_range(self, lo: int, hi: int, *, directories: bool | None = None) -> None:
         """Copies all rows with lo <= fileid <= hi; only directories (True) or all else (False) on demand."""
         for reading in read.readings(self.source, self.layout, directories=directories):
-            if directories and reading.staged is not read.ENTRY:
+            if directories and reading.staged is not ENTRY:
                 continue
             await stage.copy(self.conn, reading.staged, read.lines_of_range(self.source, reading, lo, hi))
         await self._execute("staged")

@@ -32,7 +32,7 @@ from dome_bridge.exporter.small_tables import (
     forget_moved,
     moved_servers,
 )
-from dome_bridge.exporter.snapshot import Snapshot, SnapshotReport
+from dome_bridge.exporter.snapshot import ENTRIES, Snapshot, SnapshotReport
 from dome_bridge.exporter.verify import Verifier, VerifyReport
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,8 @@ async def copy_if_needed(
             await forget_moved(session.conn, await moved_servers(session.conn))
 
     def advanced(step: str, entries: int, expected: int) -> None:
-        observer.snapshot_advanced(entries, expected)
+        if step == ENTRIES:
+            observer.snapshot_advanced(entries, expected)
         advance(step, entries, expected)
 
     snapshot = Snapshot(

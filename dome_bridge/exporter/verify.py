@@ -50,7 +50,10 @@ class Mismatch:
 
 @dataclass
 class VerifyReport:
-    """Counted in entries. unsettled: changed so often that they could not be judged; not mismatches."""
+    """Counted in entries. unsettled: changed so often that they could not be judged; not mismatches.
+
+    resumed_at: what an earlier, interrupted run had compared. seconds: that run's included.
+    """
 
     compared: int = 0
     missing: int = 0
@@ -58,6 +61,7 @@ class VerifyReport:
     different: int = 0
     repaired: int = 0
     unsettled: int = 0
+    resumed_at: int = 0
     seconds: float = 0.0
     examples: list[Mismatch] = field(default_factory=list)
     finished: bool = False
@@ -156,7 +160,7 @@ class Verifier:
         counts = {
             key: row[key] for key in ("compared", "missing", "extra", "different", "repaired", "seconds")
         }
-        return row["id"], row["cursor"], VerifyReport(**counts)
+        return row["id"], row["cursor"], VerifyReport(resumed_at=row["compared"], **counts)
 
     async def _verify_range(self, after: int, report: VerifyReport) -> tuple[int, int, list[Mismatch]]:
         found = await read.next_range(self._source, after, MAX_FILEID, self._range_entries)
