@@ -1,4 +1,4 @@
-What `check` looks at in the Chimera database. Read only.
+What `check` and `pools` look at in the Chimera database. Read only.
 
 -- name: own_content
 SELECT count(*) FROM (
@@ -32,3 +32,8 @@ SELECT EXISTS (
     SELECT FROM pg_locks
      WHERE locktype = 'advisory' AND granted AND classid = $1 AND objid = $2
        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+
+-- name: pool_usage
+SELECT l.ilocation AS pool, count(*) AS files, coalesce(sum(n.isize), 0) AS bytes
+  FROM t_locationinfo l JOIN t_inodes n USING (inumber)
+ WHERE l.itype = 1 GROUP BY l.ilocation

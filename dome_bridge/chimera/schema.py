@@ -43,8 +43,16 @@ class ChimeraLayout:
     root_inumber: int
 
 
+OLDEST_POSTGRESQL = 12
+
+
 async def inspect(conn: asyncpg.Connection) -> ChimeraLayout:
     """Tell the version, or raise SchemaError if dCache has not made this database."""
+    if (major := conn.get_server_version().major) < OLDEST_POSTGRESQL:
+        raise SchemaError(
+            f"PostgreSQL {major} is too old: the bridge needs {OLDEST_POSTGRESQL} or newer; "
+            "upgrade the server of the Chimera database first"
+        )
     tables = {row["table_name"] for row in await conn.fetch(_SQL["tables"])}
     await _refuse_foreign(conn, tables)
     if "databasechangeloglock" in tables:

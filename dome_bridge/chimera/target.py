@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LOCKS = 0x444F4D45
 APPLIER = 1
 GATE = 2
+LINKS = 3
 
 
 async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.Connection:  # noqa: ASYNC109
@@ -113,6 +114,11 @@ async def closed_gate(conn: asyncpg.Connection) -> AsyncIterator[None]:
     finally:
         if not conn.is_closed():
             await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", _LOCKS, GATE)
+
+
+async def take_link_lock(conn: asyncpg.Connection) -> None:
+    """Until the transaction ends, no other one changes link counts of directories it did not make."""
+    await conn.fetchval("SELECT pg_advisory_xact_lock($1, $2)", _LOCKS, LINKS)
 
 
 async def close(conn: asyncpg.Connection, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109

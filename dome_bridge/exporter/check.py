@@ -427,9 +427,8 @@ def _merged(findings: Iterable[Finding]) -> Iterator[Finding]:
         by_id[finding.id].append(finding)
     for name, same in by_id.items():
         first = same[0]
-        yield Finding(
-            name, first.severity, _some([one.message for one in same], "; "), first.remedy, len(same)
-        )
+        messages = list(dict.fromkeys(one.message for one in same))
+        yield Finding(name, first.severity, _some(messages, "; "), first.remedy, len(same))
 
 
 def _server_names(servers: Iterable[bytes]) -> Iterator[Finding]:
@@ -440,7 +439,7 @@ def _server_names(servers: Iterable[bytes]) -> Iterator[Finding]:
         yield Finding(
             "pool-server-names",
             Severity.WARNING,
-            f"these servers in dpm_fs may be one: {_some(alike)}; a replica is located by the one in its path",
+            f"these servers in dpm_fs may be one: {_some(alike)}; a replica lies where its path says",
             "if they are one server, use one name in dpm_fs and in the replicas",
             len(alike),
         )
@@ -520,8 +519,12 @@ async def _quarantine(look: _Look) -> _Findings:
         )
 
 
+_FATES = {"entry": ("entry", "entries", "left out"), "fact": ("fact", "facts", "dropped")}
+
+
 def _foreseen(part: Foreseen) -> str:
-    what = "entries would be left out" if part.scope == "entry" else "facts would be dropped"
+    one, many, fate = _FATES[part.scope]
+    what = f"{one if part.count == 1 else many} would be {fate}"
     examples = ", ".join(dict.fromkeys(str(example.fileid) for example in part.examples))
     return f"{part.count} {what} (fileid {examples})"
 

@@ -157,8 +157,10 @@ class Mirror:
     ) -> Applied:
         if not await self._conn.fetchval(self._apply["fresh_range"], lo, hi, directories):
             return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
-        async with self.source.snapshot(), self._conn.transaction():
-            await self._projection.stage_range(lo, hi, directories=directories)
+        async with self._conn.transaction():
+            # The source is let go at once: whoever wants its tables, such as the fence, need not wait.
+            async with self.source.snapshot():
+                await self._projection.stage_range(lo, hi, directories=directories)
             await self._projection.project_rows(unique_names=True)
             await self._projection.project_presence(mirrored=False)
             result = await self._insert(directories=directories)
@@ -252,16 +254,16 @@ class Mirror:
 
     async def _insert(self, *, directories: bool) -> Applied:
         result = Applied()
-        statements = ["insert_inodes", "insert_names", "inserted_names", "link_counts"]
+        await self._run(result, ["insert_inodes", "insert_names"])
         if not directories:
-            statements += ["insert_locations", "insert_checksums", "upsert_targets"]
-        await self._run(result, [*statements[:2]])
+            await self._run(result, ["insert_locations", "insert_checksums", "upsert_targets"])
+        await self._run(result, ["upsert_acls", "report_quarantine", "note_claims"])
         if directories or self._projection.site.links_count_files:
-            await self._run(result, statements[2:4])
-        await self._run(result, [*statements[4:], "upsert_acls"])
+            # Workers whose files share directories would meet in different orders.
+            await target.take_link_lock(self._conn)
+            await self._run(result, ["inserted_names", "link_counts"])
         if directories:
             await self._retag(result)
-        await self._run(result, ["report_quarantine", "note_claims"])
         await self._finish(result)
         return result
 

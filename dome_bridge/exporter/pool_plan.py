@@ -17,7 +17,7 @@ from dome_bridge.exporter.session import Databases
 from dome_bridge.exporter.small_tables import dcache_pool
 from dome_bridge.statements import load
 
-_SQL = load("dome_bridge.chimera", "small_tables.sql")
+_SQL = load("dome_bridge.chimera", "check.sql")
 
 LONG_NAME = 100
 """Characters of a pool name; longer ones are a nuisance in every listing."""
@@ -29,7 +29,7 @@ DISABLED, READ_ONLY = 1, 2
 FILESYSTEM_TYPES = (b"", b"filesystem")
 
 _USAGE = """
-SELECT r.host, r.fs, r.poolname, COUNT(*), SUM(m.filesize)
+SELECT r.host, r.fs, r.poolname, COUNT(*), SUM(IF(m.filesize <= 9223372036854775807, m.filesize, 0))
 FROM {cns}.Cns_file_replica r JOIN {cns}.Cns_file_metadata m ON m.fileid = r.fileid
 WHERE r.status = '-'
 GROUP BY r.host, r.fs, r.poolname"""
@@ -138,7 +138,7 @@ def _findings(pool: PlannedPool, fs: FileSystem, pooltype: bytes, *, shared: boo
             "pool-shared-filesystem",
             Severity.WARNING,
             f"{where} is in several DPM pools: each of the dCache pools would count all of its free space",
-            f"set pool.size of {pool.name} to its share",
+            "set pool.size of each of them to its share",
         )
     if _is_protected(pool.fs):
         yield Finding(
@@ -159,7 +159,7 @@ def _findings(pool: PlannedPool, fs: FileSystem, pooltype: bytes, *, shared: boo
             "pool-disabled",
             Severity.INFO,
             f"{where} is {'disabled' if fs.status == DISABLED else 'read-only'} in DPM; it is mirrored",
-            f"decide whether {pool.name} takes writes in dCache",
+            "decide whether its pool takes writes in dCache",
         )
 
 
@@ -198,7 +198,7 @@ async def _usage(databases: Databases, filesystems: Sequence[FileSystem]) -> dic
     async with target.told("counting the files of each pool"):
         if await _is_copied(databases):
             rows = await databases.conn.fetch(_SQL["pool_usage"])
-            return {row["pool"]: Usage(row["files"], row["bytes"]) for row in rows}
+            return {row["pool"]: Usage(row["files"], int(row["bytes"])) for row in rows}
     return await _usage_in_dpm(databases.source, filesystems)
 
 

@@ -172,8 +172,9 @@ class Verifier:
         return hi, compared, mismatches
 
     async def _look(self, lo: int, hi: int) -> tuple[int, set[int]]:
-        async with self._source.snapshot(), self._conn.transaction():
-            await self._projection.stage_range(lo, hi)
+        async with self._conn.transaction():
+            async with self._source.snapshot():
+                await self._projection.stage_range(lo, hi)
             await self._projection.widen_to_mirrored(lo, hi)
             compared = await self._conn.fetchval("SELECT count(*) FROM scope")
             return compared, set(await self._compare_scope())
@@ -181,8 +182,9 @@ class Verifier:
     async def _suspects_among(self, fileids: list[int]) -> set[int]:
         suspects: set[int] = set()
         for first in range(0, len(fileids), self._range_entries):
-            async with self._source.snapshot(), self._conn.transaction():
-                await self._projection.stage_ids(fileids[first : first + self._range_entries])
+            async with self._conn.transaction():
+                async with self._source.snapshot():
+                    await self._projection.stage_ids(fileids[first : first + self._range_entries])
                 suspects.update(await self._compare_scope())
         return suspects
 
