@@ -96,10 +96,12 @@ UPDATE t_inodes n
        IS DISTINCT FROM (p.imode, coalesce(p.uid, n.iuid), coalesce(p.gid, n.igid), p.ctime, p.mtime)
 
 -- name: unlink_names
+-- Also of what changes between directory and file: its parent counts it otherwise then.
 WITH unlinked AS (
     DELETE FROM t_dirs d USING scope s
      WHERE d.ichild = pg_temp.inumber(s.fileid) AND s.fileid <> {root_fileid}
        AND NOT EXISTS (SELECT FROM projected_entry p
+                         JOIN t_inodes n ON n.inumber = p.inumber AND n.itype = p.itype
                         WHERE p.fileid = s.fileid AND p.reason IS NULL
                           AND p.iparent = d.iparent AND p.name = d.iname)
        AND EXISTS (SELECT FROM t_inodes n
@@ -141,7 +143,7 @@ SELECT iparent, inumber, itype = 16384, 1 FROM projected_entry
 UPDATE t_inodes n SET inlink = n.inlink + c.change
   FROM (SELECT iparent, sum(change) AS change FROM name_change
          WHERE {links_count_files} OR is_dir GROUP BY iparent HAVING sum(change) <> 0) c
- WHERE n.inumber = c.iparent
+ WHERE n.inumber = c.iparent AND n.itype = 16384
 
 -- name: insert_locations
 INSERT INTO t_locationinfo (inumber, itype, ipriority, ictime, iatime, istate, ilocation)

@@ -156,12 +156,15 @@ SELECT w.inumber, t.tag, t.itagid,
 -- name: uses_before
 INSERT INTO tag_use (itagid, change)
 SELECT t.itagid, -count(*) FROM t_tags t
- WHERE t.inumber IN (SELECT inumber FROM retag UNION SELECT inumber FROM gone WHERE is_dir)
+ WHERE t.inumber IN (SELECT inumber FROM retag
+                     UNION SELECT inumber FROM gone WHERE is_dir
+                     UNION SELECT ichild FROM name_change WHERE is_dir AND change = -1)
  GROUP BY t.itagid
 
 -- name: delete_tags
 DELETE FROM t_tags t
- WHERE t.inumber IN (SELECT inumber FROM retag)
+ WHERE t.inumber IN (SELECT inumber FROM retag
+                     UNION SELECT ichild FROM name_change WHERE is_dir AND change = -1)
    AND NOT EXISTS (SELECT FROM wanted_tag w WHERE w.inumber = t.inumber AND w.tag = t.itagname)
 
 -- name: delete_gone_tags
