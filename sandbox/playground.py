@@ -1,0 +1,247 @@
+"""A whole made-up site with a bridge on it, for the demo and for trying things out.
+
+Private MariaDB and PostgreSQL servers, DPM's databases with a made-up site whose files are
+on disk, an empty Chimera, and a configuration file. The bridge itself is only ever used
+through its command line, in processes of its own, as an administrator would.
+
+All files lie in the directory of the MariaDB server, so that they are deleted with it even
+when we are killed. Processes that name that directory on their command line end then, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from sandbox import operations
+from sandbox.catalog import Site, create_schemas, make_site
+from sandbox.chimera_schema import create_chimera
+from sandbox.servers import MariaServer, PostgresServer, SandboxError, free_port
+from sandbox.site import SiteOptions
+from sandbox.writer import TAME, CatalogWriter, WriterReport
+
+CNS, DPM, CHIMERA = "cns_db", "dpm_db", "chimera"
+CHIMERA_VERSION = "10.2"
+TIMEZONE = "Europe/Zurich"
+OUTPUT_COLUMNS = 96
+STOP_SECONDS = 30.0
+POLL_SECONDS = 0.1
+INTERRUPTED = 130
+
+# The writer has no disks: it would change sizes of files that do exist.
+CATALOG_ONLY = {operation: weight for operation, weight in TAME.items() if operation is not operations.truncate}
+
+CONFIG = """\
+[dpm]
+domehead_conf = ""
+host = "{host}"
+port = {port}
+user = "{user}"
+password_file = "{directory}/dpm-password"
+
+[chimera]
+dsn = "{dsn}"
+password_file = "{directory}/chimera-password"
+timezone = "{timezone}"
+
+[exporter]
+snapshot_range = {snapshot_range}
+
+[monitoring]
+port = {monitoring_port}
+"""
+
+
+class CommandError(SandboxError):
+    """A command of dome-bridge ended otherwise than it must in this play."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left. `output` is its standard output, `said` its standard error."""
+
+    code: int
+    output: str
+    said: str
+
+    def json(self) -> Any:
+        return json.loads(self.output)
+
+    def lines(self) -> list[Any]:
+        """Output of one JSON object a line."""
+        return [json.loads(line) for line in self.output.splitlines()]
+
+
+@dataclass(frozen=True)
+class Playground:
+    """Where everything is."""
+
+    maria: MariaServer
+    postgres: PostgresServer
+    site: Site
+    directory: Path
+    monitoring: str
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "dome-bridge.toml"
+
+    @property
+    def daemon_log(self) -> Path:
+        return self.directory / "daemon.log"
+
+    async def bridge(self, *arguments: str, wanted: int = 0) -> Outcome:
+        """Runs a command to its end; CommandError if it does not exit with the wanted code."""
+        process = await self.start(*arguments)
+        try:
+            output, said = await process.communicate()
+        finally:
+            await end(process, signal.SIGKILL)
+        outcome = Outcome(process.returncode or 0, output.decode(), said.decode())
+        if outcome.code != wanted:
+            raise CommandError(
+                f"`dome-bridge {shlex.join(arguments)}` ended with code {outcome.code} instead of {wanted}: "
+                f"{outcome.said or outcome.output}"
+            )
+        return outcome
+
+    async def start(self, *arguments: str, log: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
+        """Starts a command; an interrupt of the terminal is for us alone."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dome_bridge", "--config", str(self.config), *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=self._environment(),
+            start_new_session=True,
+        )
+
+    def _environment(self) -> Mapping[str, str]:
+        root = str(Path(__file__).parent.parent)
+        return {**os.environ, "PYTHONPATH": root, "COLUMNS": str(OUTPUT_COLUMNS), "NO_COLOR": "1"}
+
+    @asynccontextmanager
+    async def daemon(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        """`dome-bridge run` in the background; stopped at the end as systemd would."""
+        with self.daemon_log.open("ab") as log:
+            process = await self.start("run", log=log.fileno())
+        try:
+            yield process
+        finally:
+            await end(process, signal.SIGTERM)
+
+    async def status(self) -> dict[str, Any] | None:
+        """What the daemon's listener says; None while it does not answer."""
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+                session.get(f"{self.monitoring}/status") as answer,
+            ):
+                return dict(await answer.json()) if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    def daemon_words(self) -> str:
+        """The end of the daemon's log."""
+        return "\n".join(self.daemon_log.read_text(errors="replace").splitlines()[-20:])
+
+    @asynccontextmanager
+    async def writer(
+        self, *, connections: int = 4, interval: float = 0.02, seed: int = 1
+    ) -> AsyncIterator[CatalogWriter]:
+        """A random writer changes DPM's catalog meanwhile, as the site's users would."""
+        writer = CatalogWriter(
+            lambda: self.maria.connect(as_dpmmgr=True),
+            random.Random(seed),
+            weights=CATALOG_ONLY,
+            connections=connections,
+            linger=0.1,
+            interval=interval,
+        )
+        stop = asyncio.Event()
+        writing: asyncio.Task[WriterReport] = asyncio.create_task(writer.run(stop=stop))
+        try:
+            yield writer
+        finally:
+            stop.set()
+            await writing
+
+
+async def end(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Ends a process, in the end with SIGKILL; harmless if it has ended."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def open_playground(files: int, *, rotten: bool = True) -> AsyncIterator[Playground]:
+    """Starts the servers, makes the site and the configuration; at the end nothing is left of them."""
+    async with AsyncExitStack() as stack:
+        maria = await stack.enter_async_context(MariaServer())
+        postgres = await stack.enter_async_context(PostgresServer())
+        await create_schemas(maria, CNS, DPM)
+        options = SiteOptions(files=files, disk_root=maria.directory / "disks")
+        site = await make_site(maria, CNS, DPM, options, rotten=rotten)
+        await create_chimera(postgres, CHIMERA, CHIMERA_VERSION)
+        port = free_port()
+        playground = Playground(maria, postgres, site, maria.directory, f"http://{maria.host}:{port}")
+        _write_configuration(playground, files, port)
+        yield playground
+
+
+def _write_configuration(playground: Playground, files: int, monitoring_port: int) -> None:
+    maria, postgres, directory = playground.maria, playground.postgres, playground.directory
+    text = CONFIG.format(
+        host=maria.host,
+        port=maria.port,
+        user=maria.user,
+        dsn=f"postgresql://{postgres.user}@{postgres.host}:{postgres.port}/{CHIMERA}",
+        timezone=TIMEZONE,
+        directory=directory,
+        snapshot_range=max(200, files // 20),
+        monitoring_port=monitoring_port,
+    )
+    playground.config.write_text(text)
+    _write_secret(directory / "dpm-password", maria.password)
+    _write_secret(directory / "chimera-password", postgres.password)
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(secret + "\n")
+
+
+def play(work: Coroutine[Any, Any, int]) -> int:
+    """Runs to the end; Ctrl-C and SIGTERM end it early with everything cleaned up. Returns the exit code."""
+    try:
+        return asyncio.run(_stoppable(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return INTERRUPTED
+
+
+async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
