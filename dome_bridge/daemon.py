@@ -101,7 +101,10 @@ class Daemon:
         )
 
     async def run(self) -> None:
-        """Until stop; raises what cannot pass by itself, before anything is served if possible."""
+        """Until stop; raises what cannot pass by itself, before anything is served if possible.
+
+        After a commit only the monitoring goes on, so that the last figures can be scraped.
+        """
         await self._begin()
         async with AsyncExitStack() as stack:
             await self.listener.start()
@@ -131,7 +134,7 @@ class Daemon:
                 self.metrics.heartbeat_applied(progress.heartbeat_at, now)
 
     def _is_alive(self) -> bool:
-        return self._clock() - self._service.last_activity < STALLED_SECONDS
+        return self._service.is_over or self._clock() - self._service.last_activity < STALLED_SECONDS
 
     async def _refresh(self) -> None:
         rounds = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -80,14 +81,15 @@ async def execute(site: DpmSite, *statements: str) -> None:
 async def source_contents(maria: MariaServer, site: DpmSite) -> dict[str, Any]:
     schemas = (site.cns, site.dpm)
     tables = await maria.fetch(
-        "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN %s", (schemas,)
+        "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN (%s, %s)",
+        schemas,
     )
     contents: dict[str, Any] = {
         f"{schema}.{table}": (await maria.fetch(f"CHECKSUM TABLE `{schema}`.`{table}`"))[0][1]
         for schema, table in tables
     }
     contents["triggers"] = await maria.fetch(
-        "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema IN %s", (schemas,)
+        "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema IN (%s, %s)", schemas
     )
     return contents
 
@@ -229,9 +231,10 @@ class TestSource:
     async def test_long_transaction_is_a_warning_that_names_it(
         self, config: Config, maria: MariaServer, dpm_site: DpmSite
     ) -> None:
-        patient = replace(config, exporter=replace(config.exporter, lock_wait_seconds=0.001))
+        patient = replace(config, exporter=replace(config.exporter, lock_wait_seconds=1.0))
         async with writer(dpm_site, autocommit=False) as cursor:
             await cursor.execute("UPDATE Cns_file_metadata SET atime = atime + 1 WHERE fileid = 1")
+            await asyncio.sleep(1.5)
             finding = found(await quick(with_admin(patient, maria)), "source-transactions")
         assert finding.severity is Severity.WARNING
         assert "dpmmgr" in finding.message
@@ -290,7 +293,8 @@ class TestChimera:
     ) -> None:
         await conn.execute(
             """WITH made AS (
-                   INSERT INTO t_tags_inodes (imode, inlink, iuid, igid, isize, ictime, iatime, imtime, ivalue)
+                   INSERT INTO t_tags_inodes
+                       (imode, inlink, iuid, igid, isize, ictime, iatime, imtime, ivalue)
                    VALUES (33188, 1, 0, 0, 1, now(), now(), now(), 'x') RETURNING itagid)
                INSERT INTO t_tags (inumber, itagname, itagid, isorign)
                SELECT inumber, 'sGroup', itagid, 1 FROM made, t_inodes WHERE ipnfsid = repeat('0', 36)"""
@@ -396,7 +400,8 @@ class TestPoolsAndTokens:
     ) -> None:
         await execute(
             dpm_site,
-            f"INSERT INTO `{dpm_site.dpm}`.dpm_space_reserv (s_token, u_token, path) VALUES ('s', 'TOP', '/dpm')",
+            f"INSERT INTO `{dpm_site.dpm}`.dpm_space_reserv (s_token, u_token, path)"
+            " VALUES ('s', 'TOP', '/dpm')",
         )
         finding = found(await quick(config), "quotatoken-depth")
         assert "TOP at /dpm" in finding.message
@@ -404,7 +409,7 @@ class TestPoolsAndTokens:
     async def test_recent_uploads_are_not_abandoned(self, config: Config, dpm_site: DpmSite) -> None:
         await execute(
             dpm_site,
-            "UPDATE Cns_file_replica SET status = 'P', ctime = UNIX_TIMESTAMP() - 3600 ORDER BY rowid LIMIT 3",
+            "UPDATE Cns_file_replica SET status = 'P', ctime = UNIX_TIMESTAMP() - 3600 LIMIT 3",
         )
         assert "abandoned-uploads" not in ids(await quick(config))
 
@@ -417,8 +422,8 @@ async def make_databases(server: MariaServer, site: DpmSite) -> None:
 
 async def add_inode(conn: asyncpg.Connection, pnfsid: str) -> None:
     await conn.execute(
-        """INSERT INTO t_inodes (ipnfsid, itype, imode, inlink, iuid, igid, isize, iio, ictime, iatime, imtime,
-               icrtime, igeneration)
+        """INSERT INTO t_inodes (ipnfsid, itype, imode, inlink, iuid, igid, isize, iio, ictime, iatime,
+               imtime, icrtime, igeneration)
            VALUES ($1, 16384, 493, 2, 0, 0, 512, 2, now(), now(), now(), now(), 0)""",
         pnfsid,
     )

@@ -11,6 +11,7 @@ import pytest
 
 from dome_bridge.config import Config
 from dome_bridge.exporter.forecast import DIRECTORIES, ENTRIES, Forecast, forecast, has_unique_names
+from dome_bridge.exporter.projection import Projection
 from dome_bridge.exporter.session import open_databases
 from sandbox.catalog import make_site
 from sandbox.servers import MariaServer
@@ -121,6 +122,31 @@ async def test_name_that_dcache_holds_itself_is_foreseen(
     await copy_catalog(config)
     assert findings(made) == await quarantined(conn)
     assert made.counts["entry", "name-taken"] == 1
+
+
+@pytest.mark.parametrize("kind", [0o40000, 0o100000])
+async def test_row_that_cannot_be_projected_costs_itself_only(
+    config: Config, rotten_site: DpmSite, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    before = await foresee(config)
+    async with writer(rotten_site) as cursor:
+        await cursor.execute(
+            "SELECT fileid FROM Cns_file_metadata WHERE filemode & 61440 = %s AND nlink < 2 AND filesize > 0"
+            " AND fileid < 250000 ORDER BY fileid LIMIT 1" % kind
+        )
+        [(victim,)] = await cursor.fetchall()
+    project_rows = Projection.project_rows
+
+    async def fail_with_the_victim(self: Projection, *, unique_names: bool) -> None:
+        await project_rows(self, unique_names=unique_names)
+        await self.conn.execute(f"SELECT 1 / (fileid - {victim}) FROM stage_entry")
+
+    monkeypatch.setattr(Projection, "project_rows", fail_with_the_victim)
+    made = await foresee(config)
+    assert made.counts["entry", "refused-by-chimera"] == 1
+    assert {example.fileid for found in made.foreseen for example in found.examples} >= {victim}
+    below = made.counts["entry", "parent-absent"] - before.counts["entry", "parent-absent"]
+    assert below == 0 if kind == 0o100000 else below > 0
 
 
 async def test_a_sound_site_has_no_forecast(maria: MariaServer, dpm_site: DpmSite, chimera_dsn: str) -> None:

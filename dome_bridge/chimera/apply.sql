@@ -4,7 +4,7 @@ dCache's cleaner acts on the id alone.
 
 -- name: fresh_range
 -- Nothing of ours in this range of ids yet: plain inserts will do.
-SELECT NOT EXISTS (SELECT FROM t_inodes WHERE inumber BETWEEN pg_temp.inumber($1) AND pg_temp.inumber($2)
+SELECT NOT EXISTS (SELECT FROM t_inodes WHERE inumber BETWEEN $1::bigint + {offset} AND $2::bigint + {offset}
                     AND (itype = 16384) = $3)
    AND NOT EXISTS (SELECT FROM dome_bridge.quarantine WHERE fileid BETWEEN $1 AND $2)
    AND NOT EXISTS (SELECT FROM dome_bridge.claim WHERE fileid BETWEEN $1 AND $2)

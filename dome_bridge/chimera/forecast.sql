@@ -50,6 +50,9 @@ SELECT fileid, parent, raw_name, reason, detail FROM projected_entry
 INSERT INTO directory_fact (fileid, reason, subject, detail)
 SELECT fileid, reason, subject, detail FROM projected_fact
 
+-- name: refuse_directory
+INSERT INTO tree (fileid, reason, detail) VALUES ($1, 'refused-by-chimera', $2)
+
 -- name: reach_directories
 INSERT INTO known_dir (inumber)
 WITH RECURSIVE reach (fileid) AS (

@@ -10,7 +10,7 @@ INSERT INTO scope SELECT fileid FROM stage_entry ON CONFLICT DO NOTHING
 
 -- name: mirrored_in_range
 INSERT INTO scope SELECT pg_temp.fileid(n.inumber) FROM t_inodes n
- WHERE n.inumber BETWEEN pg_temp.inumber($1) AND pg_temp.inumber($2)
+ WHERE n.inumber BETWEEN $1::bigint + {offset} AND $2::bigint + {offset}
    AND n.ipnfsid = pg_temp.pnfsid(pg_temp.fileid(n.inumber)) ON CONFLICT DO NOTHING
 
 -- name: quarantined_in_range

@@ -16,6 +16,7 @@ from dome_bridge.chimera import stage, state, target
 from dome_bridge.chimera.state import Site
 from dome_bridge.dpm import read, small_tables
 from dome_bridge.dpm.source import Source
+from dome_bridge.exporter.mirror import UNFIT
 from dome_bridge.exporter.projection import Projection
 from dome_bridge.exporter.session import Databases
 from dome_bridge.exporter.small_tables import dcache_pool
@@ -178,11 +179,31 @@ class _Forecaster:
         entries = self._range_entries * (DIRECTORY_RANGE_FACTOR if directories else 1)
         after = done = 0
         while found := await read.next_range(self._source, after, top, entries):
-            async with self._source.snapshot(), self._conn.transaction():
-                await self._project(found.lo, found.hi, directories=directories)
-                await (self._keep_directories() if directories else self._count_entries())
+            await self._take(found.lo, found.hi, directories=directories)
             after, done = found.hi, done + found.entries
             self._advance(step, done, expected)
+
+    async def _take(self, lo: int, hi: int, *, directories: bool) -> None:
+        """One range. As in the mirror, a row that PostgreSQL cannot project is found by halving."""
+        try:
+            async with self._source.snapshot(), self._conn.transaction():
+                await self._project(lo, hi, directories=directories)
+                await (self._keep_directories() if directories else self._count_entries())
+        except UNFIT as exc:
+            if lo == hi:
+                return await self._refuse(Example(lo, str(exc)), directories=directories)
+            logger.warning("halving a range that does not fit lo=%d hi=%d error=%s", lo, hi, exc)
+        else:
+            return
+        middle = (lo + hi) // 2
+        for half in ((lo, middle), (middle + 1, hi)):
+            await self._take(*half, directories=directories)
+
+    async def _refuse(self, refused: Example, *, directories: bool) -> None:
+        if directories:
+            await self._conn.execute(self._sql["refuse_directory"], refused.fileid, refused.detail)
+        else:
+            self._add("entry", "refused-by-chimera", 1, [refused])
 
     async def _project(self, lo: int, hi: int, *, directories: bool) -> None:
         await self._projection.stage_range(lo, hi, directories=directories)

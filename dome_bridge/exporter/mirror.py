@@ -263,8 +263,10 @@ class Mirror:
             await target.take_link_lock(self._conn)
             await self._run(result, ["inserted_names", "link_counts"])
         if directories:
+            await self._run(result, ["update_root"])
             await self._retag(result)
-        await self._finish(result)
+        # Only a directory can awaken anything.
+        await self._finish(result, may_awaken=directories)
         return result
 
     async def _update(self, *, mend: bool) -> Applied:
@@ -344,11 +346,13 @@ class Mirror:
             await self._conn.execute(self._tags[name])
         await self._conn.execute(self._tags["drop_contents"], dropped)
 
-    async def _finish(self, result: Applied) -> None:
+    async def _finish(self, result: Applied, *, may_awaken: bool = True) -> None:
         mirrored, highest = await self._conn.fetchrow(self._apply["outcome"])
         result.mirrored = mirrored
         if highest is not None:
             await self._conn.fetchval(self._apply["advance_sequences"], highest + SEQUENCE_HEADROOM)
+        if not may_awaken:
+            return
         result.awakened = [row["fileid"] for row in await self._conn.fetch(self._apply["awakened"])]
 
     async def _run(self, result: Applied, names: Iterable[str]) -> None:

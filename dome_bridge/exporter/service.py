@@ -176,7 +176,7 @@ async def refuse_ended(conn: asyncpg.Connection) -> None:
 
 
 class MirrorService:
-    """Runs until `stop` is set, or until the cutover is committed.
+    """Runs until `stop` is set, or until the cutover is committed: then it `is_over`.
 
     last_activity: monotonic time of the last batch, range or failed attempt, for watchdogs; a
     database that is away is no reason to restart us. last_error: empty when all is well.
@@ -199,6 +199,7 @@ class MirrorService:
         self._following = asyncio.Event()
         self.last_activity = clock()
         self.last_error = ""
+        self.is_over = False
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -252,7 +253,7 @@ class MirrorService:
             self._observer.phase_changed(phase)
             if phase is Phase.COMMITTED:
                 logger.info("the cutover is committed: nothing is mirrored any more")
-                self._stop.set()
+                self.is_over = True
                 return
             await session.require_capture()
             if await self._until_stopped(self._copy(session)):
@@ -297,7 +298,7 @@ class MirrorService:
         if batch.is_over:
             self._observer.phase_changed(Phase.COMMITTED)
             logger.info("the cutover was committed: the mirror ends")
-            self._stop.set()
+            self.is_over = True
             return False
         self.last_activity = self._clock()
         self.last_error = ""
