@@ -42,7 +42,9 @@ POLL_SECONDS = 0.1
 INTERRUPTED = 130
 
 # The writer has no disks: it would change sizes of files that do exist.
-CATALOG_ONLY = {operation: weight for operation, weight in TAME.items() if operation is not operations.truncate}
+CATALOG_ONLY = {
+    operation: weight for operation, weight in TAME.items() if operation is not operations.truncate
+}
 
 CONFIG = """\
 [dpm]

@@ -195,7 +195,9 @@ class PrivateServer(ABC):
 
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "TZ", "LD_LIBRARY_PATH") if name in os.environ}
-        return kept | {"HOME": str(self.directory), "LC_ALL": "C.UTF-8"}
+        # Installations side by side would take each other's temporary tables from a common directory.
+        own = {"HOME": str(self.directory), "TMPDIR": str(self.directory), "LC_ALL": "C.UTF-8"}
+        return kept | own
 
     def _spawn(self, command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

@@ -131,8 +131,8 @@ async def test_row_that_cannot_be_projected_costs_itself_only(
     before = await foresee(config)
     async with writer(rotten_site) as cursor:
         await cursor.execute(
-            "SELECT fileid FROM Cns_file_metadata WHERE filemode & 61440 = %s AND nlink < 2 AND filesize > 0"
-            " AND fileid < 250000 ORDER BY fileid LIMIT 1" % kind
+            f"SELECT fileid FROM Cns_file_metadata WHERE filemode & 61440 = {kind} AND nlink < 2"
+            " AND filesize > 0 AND fileid < 250000 ORDER BY fileid LIMIT 1"
         )
         [(victim,)] = await cursor.fetchall()
     project_rows = Projection.project_rows

@@ -190,14 +190,16 @@ class _Forecaster:
                 await self._project(lo, hi, directories=directories)
                 await (self._keep_directories() if directories else self._count_entries())
         except UNFIT as exc:
-            if lo == hi:
-                return await self._refuse(Example(lo, str(exc)), directories=directories)
-            logger.warning("halving a range that does not fit lo=%d hi=%d error=%s", lo, hi, exc)
-        else:
+            logger.info("range does not fit and is halved lo=%d hi=%d error=%s", lo, hi, exc)
+            await self._take_halves(lo, hi, exc, directories=directories)
+
+    async def _take_halves(self, lo: int, hi: int, error: Exception, *, directories: bool) -> None:
+        if lo == hi:
+            await self._refuse(Example(lo, str(error)), directories=directories)
             return
         middle = (lo + hi) // 2
-        for half in ((lo, middle), (middle + 1, hi)):
-            await self._take(*half, directories=directories)
+        await self._take(lo, middle, directories=directories)
+        await self._take(middle + 1, hi, directories=directories)
 
     async def _refuse(self, refused: Example, *, directories: bool) -> None:
         if directories:
