@@ -141,7 +141,8 @@ def _print_facts(facts: Mapping[str, object]) -> None:
 @pass_context
 def check(context: Context, no_forecast: bool) -> int:
     """Look at both databases: can we, may we, what would be left out. Changes nothing."""
-    report = _run(checks.check(context.config(), forecast=not no_forecast))
+    with _progress("reading") as advance:
+        report = _run(checks.check(context.config(), forecast=not no_forecast, advance=advance))
     findings = [finding.as_json() for finding in report.findings]
     if context.as_json:
         _print_json({"ok": report.ok, "findings": findings})
@@ -347,7 +348,9 @@ def _confirm(yes: bool) -> cutovers.Confirm:
 
 
 def _print_cutover(context: Context, report: CutoverReport) -> None:
-    steps = [{"name": name, "seconds": round(seconds, 3)} for name, seconds in report.steps]
+    steps: list[dict[str, Any]] = [
+        {"name": name, "seconds": round(seconds, 3)} for name, seconds in report.steps
+    ]
     if context.as_json:
         _print_json(
             {

@@ -58,7 +58,10 @@ LOCATED = """
 SELECT n.ipnfsid, n.isize, l.ilocation AS pool FROM t_inodes n
   JOIN t_locationinfo l ON l.inumber = n.inumber AND l.itype = 1
  WHERE n.itype = 32768 ORDER BY n.inumber, l.ilocation"""
-REPLICAS = f"SELECT fileid, poolname, host, sfn FROM {CNS}.Cns_file_replica WHERE status = '-' ORDER BY rowid"
+REPLICAS = f"""
+SELECT r.fileid, m.filesize, r.poolname, r.host, r.sfn
+  FROM {CNS}.Cns_file_replica r JOIN {CNS}.Cns_file_metadata m ON m.fileid = r.fileid
+ WHERE r.status = '-' ORDER BY r.rowid"""
 WRITE = f"UPDATE {CNS}.Cns_file_metadata SET mtime = mtime + 1 WHERE fileid = 1"
 
 
@@ -104,7 +107,7 @@ class Stage:
         self._step += 1
         self.console.print()
         self.console.rule(f"[bold]{self._step}  {title}", align="left", characters="─", style="dim")
-        self.console.print(Text(sentence))
+        self.console.print(Text(sentence, style="italic"))
 
     def say(self, text: str) -> None:
         self.console.print(Text(f"  {text}"))
@@ -114,7 +117,7 @@ class Stage:
 
     def output(self, text: str) -> None:
         for line in text.splitlines():
-            self.console.print(Text(f"    {line.rstrip()}"), no_wrap=True, overflow="ellipsis", crop=True)
+            self.console.print(Text(f"    {line.rstrip()}"), no_wrap=True, overflow="ellipsis")
 
 
 class Demo:
@@ -191,16 +194,15 @@ class Demo:
                     break
         self.stage.say(f"copied; phase {status['phase']}")
 
-    async def _statuses(self, daemon: asyncio.subprocess.Process) -> AsyncIterator[dict[str, Any]]:
-        """What the daemon's listener says, again and again; an error if it ends or takes too long."""
+    async def _statuses(self, process: asyncio.subprocess.Process) -> AsyncIterator[dict[str, Any]]:
+        """What the daemon's listener says, again and again, while a process works; it must not end."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            if daemon.returncode is not None:
-                raise CommandError(f"the daemon ended: {self.playground.daemon_words()}")
+        while time.monotonic() < deadline and process.returncode is None:
             if status := await self.playground.status():
                 yield status
             await asyncio.sleep(POLL_SECONDS)
-        raise CommandError(f"the daemon took too long: {self.playground.daemon_words()}")
+        said = (await process.stderr.read()).decode() if process.stderr and process.returncode else ""
+        raise CommandError(f"ended too early, or took too long: {said}\n{self.playground.daemon_words()}")
 
     async def _follow(self, writer: CatalogWriter) -> None:
         self.stage.step("Follow", "Users go on writing; the daemon applies their changes a moment later.")
@@ -214,16 +216,21 @@ class Demo:
         )
         report = (await self._bridge("--json", "verify")).json()
         self.stage.say(
-            f"compared {report['compared']} entries in {report['seconds']:.1f} s: {report['missing']} missing, "
-            f"{report['extra']} extra, {report['different']} different"
+            f"compared {report['compared']} entries in {report['seconds']:.1f} s: "
+            f"{report['missing']} missing, {report['extra']} extra, {report['different']} different"
         )
 
     async def _pools(self) -> None:
         self.stage.step(
             "Pools", "One dCache pool for each DPM pool on each file system, under a stable name."
         )
-        for pool in (await self._bridge("--json", "pools")).json()["pools"]:
-            self.stage.output(f"{pool['files']:7} files  {pool['bytes']:12} bytes  {pool['name']}")
+        pools = (await self._bridge("--json", "pools")).json()["pools"]
+        for pool in pools:
+            self.stage.output(
+                f"{pool['files']:7} files  {pool['server']:20} {Path(pool['fs']).name:5} {pool['dpm_pool']:8}"
+            )
+        self.stage.say("name and directory of the first of them:")
+        self.stage.output(f"{pools[0]['name']}\n{pools[0]['path']}")
 
     async def _quarantine(self) -> None:
         self.stage.step(
@@ -245,11 +252,11 @@ class Demo:
             self.stage.command("cutover", "--yes", "&")
             process = await self.playground.start("cutover", "--yes")
             try:
-                await self._until_fenced(process)
+                await self._until_rechecked(process)
                 self.stage.say(f"a user's write meanwhile: {await self._write()}")
             finally:
                 await end(process, signal.SIGKILL)
-        self.stage.say("the cutover was killed; the fence stands, nobody minds it")
+        self.stage.say("the cutover is killed; its fence still stands")
         aborted = (await self._bridge("--json", "cutover", "--abort")).json()
         self.stage.say(f"{aborted['state']} after a fence of {aborted['fence_seconds']:.1f} s")
         self.stage.say(f"a user's write now: {await self._write()}")
@@ -265,9 +272,10 @@ class Demo:
         finally:
             await target.close(conn)
 
-    async def _until_fenced(self, process: asyncio.subprocess.Process) -> None:
+    async def _until_rechecked(self, process: asyncio.subprocess.Process) -> None:
         async for status in self._statuses(process):
-            if status["phase"] == "fenced":
+            cutover = status["cutover"] or {"steps": []}
+            if any(step["name"] == "recheck" for step in cutover["steps"]):
                 return
 
     async def _write(self) -> str:
@@ -338,7 +346,7 @@ class Demo:
             f"{disks.links} links made, each size checked with Chimera; {len(disks.complaints)} complaints"
         )
         self.stage.say(
-            f"{disks.without_file} locations have no file: the random writer and the planted rot are rows only"
+            f"{disks.without_file} locations without a file of that size: random writer and rot are rows only"
         )
         for line in (disks.complaints or disks.examples)[:EXAMPLES]:
             self.stage.output(line)
@@ -361,17 +369,21 @@ def _seconds_of(copy: Mapping[str, Any] | None) -> float:
 
 
 class Disks:
-    """The disk nodes' directories: finds DPM's file for a location, and links it into the pool."""
+    """The disk nodes' directories: finds DPM's file for a location, and links it into the pool.
+
+    A file counts as real if it is on disk in the size that DPM's catalog says. What the random
+    writer adds, moves or resizes is not: it changes rows and has no disks.
+    """
 
     def __init__(self, pools: Iterable[Mapping[str, Any]], replicas: Iterable[tuple[Any, ...]]) -> None:
         self._pools = {pool["name"]: pool for pool in pools}
-        self._files: dict[tuple[int, str], list[Path]] = {}
-        for fileid, dpm_pool, host, sfn in replicas:
+        self._files: dict[tuple[int, str], Path] = {}
+        for fileid, size, dpm_pool, host, sfn in replicas:
             path = Path(_text(sfn).partition(":")[2])
-            if path.is_file():
+            if path.is_file() and path.stat().st_size == size:
                 for pool in self._pools.values():
                     if _is_on(pool, _text(dpm_pool), _text(host), path):
-                        self._files.setdefault((fileid, pool["name"]), []).append(path)
+                        self._files.setdefault((fileid, pool["name"]), path)
         self._linked: set[tuple[int, str]] = set()
         self.without_file = 0
         self.complaints: list[str] = []
@@ -385,24 +397,24 @@ class Disks:
         """located: pnfsid, size and pool, as Chimera has them."""
         for pnfsid, size, pool in located:
             fileid = int(pnfsid[20:], 16)
-            paths = self._files.get((fileid, pool))
-            if not paths:
+            path = self._files.get((fileid, pool))
+            if path is None:
                 self.without_file += 1
-            elif any(path.stat().st_size != size for path in paths):
-                self.complaints.append(f"{pnfsid}: {size} bytes in Chimera, not so {paths[0]}")
+            elif path.stat().st_size != size:
+                self.complaints.append(f"{pnfsid}: {size} bytes in Chimera, not so {path}")
             else:
-                self._link(pnfsid, pool, paths[0])
+                self._link(pnfsid, pool, path)
                 self._linked.add((fileid, pool))
 
     def _link(self, pnfsid: str, pool: str, path: Path) -> None:
         link = Path(self._pools[pool]["path"]) / "data" / pnfsid
         link.parent.mkdir(parents=True, exist_ok=True)
         link.hardlink_to(path)
-        if len(self.examples) < EXAMPLES - 1:
-            self.examples += [f"{link}", f"  = {path}"]
+        if not self.examples:
+            self.examples = [f"{path}", f"= {link}"]
 
     def expect_all_linked(self) -> None:
-        """Every file that DPM knows and the disk has must have been found through Chimera."""
+        """Every real file must have been found through Chimera."""
         lost = self._files.keys() - self._linked
         self.complaints += [f"no link for fileid {fileid} in {pool}" for fileid, pool in sorted(lost)]
 
@@ -420,8 +432,8 @@ def summary(score: Score, seconds: float) -> Table:
     table = Table(title="Summary", title_justify="left", show_header=False, width=WIDTH)
     table.add_column(min_width=30)
     table.add_column()
-    for name, value, verdict in _facts(score):
-        style = {True: "green", False: "bold red", None: ""}[verdict]
+    for name, value, good in _facts(score):
+        style = {True: "green", False: "bold red", None: ""}[good]
         table.add_row(name, Text(value, style=style))
     table.add_section()
     for step in score.steps:
@@ -490,7 +502,9 @@ def _files(text: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run demo", description=__doc__)
     parser.add_argument("--files", type=_files, default=2000, help="size of the site (default 2000)")
-    console = Console(width=min(WIDTH, Console().width), highlight=False)
+    terminal = Console()
+    width = min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH
+    console = Console(width=width, highlight=False)
     try:
         return play(demo(parser.parse_args().files, console))
     except SandboxError as exc:

@@ -26,13 +26,13 @@ from typing import Any
 
 import aiohttp
 
-from sandbox import operations
 from sandbox.catalog import Site, create_schemas, make_site
 from sandbox.chimera_schema import create_chimera
 from sandbox.servers import MariaServer, PostgresServer, SandboxError, free_port
 from sandbox.site import SiteOptions
-from sandbox.writer import TAME, CatalogWriter, WriterReport
+from sandbox.writer import CatalogWriter, WriterReport
 
+PROJECT = Path(__file__).parent.parent
 CNS, DPM, CHIMERA = "cns_db", "dpm_db", "chimera"
 CHIMERA_VERSION = "10.2"
 TIMEZONE = "Europe/Zurich"
@@ -40,11 +40,6 @@ OUTPUT_COLUMNS = 96
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 INTERRUPTED = 130
-
-# The writer has no disks: it would change sizes of files that do exist.
-CATALOG_ONLY = {
-    operation: weight for operation, weight in TAME.items() if operation is not operations.truncate
-}
 
 CONFIG = """\
 [dpm]
@@ -128,12 +123,12 @@ class Playground:
             stdout=log,
             stderr=log,
             env=self._environment(),
+            cwd=PROJECT,
             start_new_session=True,
         )
 
     def _environment(self) -> Mapping[str, str]:
-        root = str(Path(__file__).parent.parent)
-        return {**os.environ, "PYTHONPATH": root, "COLUMNS": str(OUTPUT_COLUMNS), "NO_COLOR": "1"}
+        return {**os.environ, "COLUMNS": str(OUTPUT_COLUMNS), "NO_COLOR": "1"}
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -162,13 +157,12 @@ class Playground:
 
     @asynccontextmanager
     async def writer(
-        self, *, connections: int = 4, interval: float = 0.02, seed: int = 1
+        self, *, connections: int = 4, interval: float = 0.1, seed: int = 1
     ) -> AsyncIterator[CatalogWriter]:
         """A random writer changes DPM's catalog meanwhile, as the site's users would."""
         writer = CatalogWriter(
             lambda: self.maria.connect(as_dpmmgr=True),
             random.Random(seed),
-            weights=CATALOG_ONLY,
             connections=connections,
             linger=0.1,
             interval=interval,

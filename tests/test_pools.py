@@ -9,6 +9,7 @@ import pytest
 from dome_bridge.chimera.pools import pool_name
 from dome_bridge.config import Config
 from dome_bridge.dpm.small_tables import FileSystem
+from dome_bridge.exporter import pool_plan
 from dome_bridge.exporter.findings import Severity
 from dome_bridge.exporter.pool_plan import CHECKS, LONG_NAME, PoolPlan, make_plan, plan_pools
 from dome_bridge.exporter.session import open_databases
@@ -114,9 +115,8 @@ def test_plan_is_valid_json() -> None:
     assert all(set(pool) == keys for pool in made["pools"])
 
 
-async def planned(config: Config, *, usage: bool = True) -> PoolPlan:
-    async with open_databases(config) as databases:
-        return await plan_pools(databases, usage=usage)
+async def planned(config: Config) -> PoolPlan:
+    return PoolPlan(await pool_plan.plan(config))
 
 
 async def test_contents_are_the_same_before_and_after_the_copy(
@@ -147,5 +147,6 @@ async def test_plan_without_usage_leaves_it_open(
     maria: MariaServer, dpm_site: DpmSite, chimera_dsn: str
 ) -> None:
     await make_site(maria, dpm_site.cns, dpm_site.dpm, SiteOptions(files=100))
-    made = await planned(bridge_config(dpm_site, chimera_dsn), usage=False)
+    async with open_databases(bridge_config(dpm_site, chimera_dsn)) as databases:
+        made = await plan_pools(databases, usage=False)
     assert {(pool.files, pool.bytes) for pool in made.pools} == {(None, None)}

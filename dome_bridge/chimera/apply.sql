@@ -239,15 +239,26 @@ DELETE FROM dome_bridge.quarantine q USING scope s
  WHERE q.fileid = s.fileid
    AND NOT EXISTS (SELECT FROM reported r
                     WHERE r.fileid = s.fileid AND r.scope = q.scope AND r.reason = q.reason
-                      AND r.subject = q.subject)
+                      AND left(r.subject, 200) = q.subject)
 
 -- name: report_quarantine
 INSERT INTO dome_bridge.quarantine (fileid, scope, reason, subject, detail, parent, name)
-SELECT DISTINCT ON (fileid, scope, reason, subject) fileid, scope, reason, left(subject, 200), detail,
-       parent, name
-  FROM reported ORDER BY fileid, scope, reason, subject
+SELECT DISTINCT ON (fileid, scope, reason, left(subject, 200)) fileid, scope, reason, left(subject, 200),
+       detail, parent, name
+  FROM reported ORDER BY fileid, scope, reason, left(subject, 200), subject
     ON CONFLICT (fileid, scope, reason, subject) DO UPDATE
    SET last_seen = now(), detail = excluded.detail, parent = excluded.parent, name = excluded.name
+
+-- name: report_directories
+-- The first copy reads replicas with files only: those of directories turn up without their entry.
+INSERT INTO dome_bridge.quarantine (fileid, scope, reason, subject, detail, parent, name)
+SELECT f.fileid, 'fact', f.reason, left(f.subject, 200), f.detail, pg_temp.fileid(d.iparent),
+       convert_to(d.iname, 'UTF8')
+  FROM projected_fact f
+  JOIN t_inodes n ON n.inumber = pg_temp.inumber(f.fileid) AND n.itype = 16384
+  JOIN t_dirs d ON d.ichild = n.inumber
+ WHERE NOT EXISTS (SELECT FROM projected_entry p WHERE p.fileid = f.fileid)
+    ON CONFLICT (fileid, scope, reason, subject) DO NOTHING
 
 -- name: clear_beyond
 DELETE FROM dome_bridge.quarantine WHERE reason = 'id-out-of-range'
@@ -258,10 +269,15 @@ INSERT INTO dome_bridge.quarantine (fileid, scope, reason, subject, detail, pare
 VALUES ($1::text::numeric, 'entry', 'id-out-of-range', $2, $3, $4, $5)
 
 -- name: awakened
--- Entries left out only because of a directory that stands now, or of a claim that was given up.
+-- Entries left out only because of a directory that stands now, or of a name that was given up.
 SELECT q.fileid::bigint AS fileid FROM dome_bridge.quarantine q
   JOIN projected_entry p ON p.fileid = q.parent AND p.reason IS NULL AND p.itype = 16384
  WHERE q.scope = 'entry' AND q.reason IN ('parent-absent', 'duplicate-name', 'name-taken')
+   AND NOT EXISTS (SELECT FROM scope s WHERE s.fileid = q.fileid)
+UNION
+SELECT q.fileid::bigint FROM dome_bridge.quarantine q
+  JOIN name_change c ON c.change = -1 AND q.parent = pg_temp.fileid(c.iparent)
+ WHERE q.scope = 'entry' AND q.reason = 'duplicate-name'
    AND NOT EXISTS (SELECT FROM scope s WHERE s.fileid = q.fileid)
 
 -- name: rivals

@@ -1,4 +1,8 @@
-The record of cutovers: each state is written before what it announces is done.
+The record of cutovers: each state is written before what it announces is done. The lock is
+the third of those in target.py, held for a session by the one process that cuts over.
+
+-- name: lock
+SELECT pg_try_advisory_lock(1146047813, 3)
 
 -- name: open
 SELECT id, state, nonce, fenced_at FROM dome_bridge.cutover

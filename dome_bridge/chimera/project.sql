@@ -28,6 +28,7 @@ SELECT r.rowid, r.fileid, m.pool,
             WHEN r.status IS DISTINCT FROM '-' THEN 'replica-status'
             WHEN r.claimed THEN 'sfn-claimed-twice'
             WHEN e.sfn IS NULL OR e.sfn LIKE '%/../%' OR e.sfn LIKE '%/./%' OR e.sfn LIKE '%/..'
+                 OR e.sfn LIKE '%/.' OR e.sfn LIKE '%/' OR position('\x00'::bytea IN r.sfn) > 0
             THEN 'sfn-not-plain' END,
        e.sfn
   FROM stage_replica r
@@ -154,9 +155,9 @@ SELECT r.fileid, 'second-in-pool', 'replica ' || r.rowid, r.pool || ' ' || r.det
  WHERE r.reason IS NULL
    AND NOT EXISTS (SELECT FROM projected_location l WHERE l.fileid = r.fileid AND l.rowid = r.rowid)
 UNION ALL
-SELECT e.fileid, 'replica-on-non-file', 'replica ' || r.rowid, coalesce(r.detail, '')
-  FROM projected_replica r JOIN projected_entry e ON e.fileid = r.fileid
- WHERE e.itype <> 32768 AND r.reason IS NULL
+SELECT r.fileid, 'replica-on-non-file', 'replica ' || r.rowid, coalesce(r.detail, '')
+  FROM projected_replica r LEFT JOIN projected_entry e ON e.fileid = r.fileid
+ WHERE e.itype IS DISTINCT FROM 32768 AND r.reason IS NULL
 UNION ALL
 SELECT e.fileid, 'acl-invalid', '', left(encode(e.acl, 'escape') || ': ' || a.reason, 500)
   FROM stage_entry e JOIN acl_form a ON a.acl = e.acl AND a.mode = e.mode WHERE a.reason IS NOT NULL
@@ -179,6 +180,18 @@ UPDATE projected_entry p SET reason = 'duplicate-name', detail = 'same name as f
   FROM (SELECT fileid, first_value(fileid) OVER (PARTITION BY parent, raw_name ORDER BY fileid) AS winner
           FROM projected_entry WHERE reason IS NULL) d
  WHERE d.fileid = p.fileid AND d.winner <> p.fileid
+
+-- name: recalled
+-- What only Chimera could decide, for who compares: names that dCache or an older entry holds, and
+-- rows that were refused.
+UPDATE projected_entry p SET reason = q.reason, detail = q.detail
+  FROM dome_bridge.quarantine q
+ WHERE q.fileid = p.fileid AND q.scope = 'entry' AND p.reason IS NULL AND p.fileid <> {root_fileid}
+   AND NOT EXISTS (SELECT FROM t_inodes n WHERE n.inumber = p.inumber)
+   AND (q.reason = 'refused-by-chimera'
+        OR q.reason IN ('duplicate-name', 'name-taken')
+           AND EXISTS (SELECT FROM t_dirs d
+                        WHERE d.iparent = p.iparent AND d.iname = p.name AND d.ichild <> p.inumber))
 
 -- name: parents
 INSERT INTO parent_state (parent, present)

@@ -51,13 +51,3 @@ DELETE FROM dome_bridge.moved_server WHERE server = ANY($1)
 -- name: unplaced
 SELECT DISTINCT fileid::bigint FROM dome_bridge.quarantine
  WHERE reason IN ('unknown-filesystem', 'no-usable-replica') AND fileid > $1 ORDER BY 1 LIMIT $2
-
--- name: pools
-SELECT f.dcache_pool, f.server, f.fs, f.poolname, f.status,
-       count(*) OVER (PARTITION BY f.server, f.fs) AS sharers
-  FROM dome_bridge.dpm_fs f ORDER BY f.server, f.fs, f.poolname
-
--- name: pool_usage
-SELECT l.ilocation AS pool, count(*) AS files, coalesce(sum(n.isize), 0)::bigint AS bytes
-  FROM t_locationinfo l JOIN t_inodes n USING (inumber)
- WHERE l.itype = 1 GROUP BY l.ilocation

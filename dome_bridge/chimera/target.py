@@ -19,7 +19,7 @@ from dome_bridge.errors import BridgeError, PrivilegeError, SchemaError, TargetE
 if TYPE_CHECKING:
     from dome_bridge.config import ChimeraConfig
 
-_LOCKS = 0x444F4D45
+LOCKS = 0x444F4D45
 APPLIER = 1
 GATE = 2
 LINKS = 3
@@ -84,11 +84,11 @@ async def told(what: str) -> AsyncIterator[None]:
 
 async def try_applier_lock(conn: asyncpg.Connection) -> bool:
     """True if this session is now, or already was, the one that applies changes."""
-    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, $2)", _LOCKS, APPLIER))
+    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCKS, APPLIER))
 
 
 async def release_applier_lock(conn: asyncpg.Connection) -> None:
-    await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", _LOCKS, APPLIER)
+    await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, APPLIER)
 
 
 @asynccontextmanager
@@ -97,28 +97,28 @@ async def passing_gate(conn: asyncpg.Connection) -> AsyncIterator[None]:
 
     May be nested, and taken by the session that holds the gate itself.
     """
-    await conn.fetchval("SELECT pg_advisory_lock_shared($1, $2)", _LOCKS, GATE)
+    await conn.fetchval("SELECT pg_advisory_lock_shared($1, $2)", LOCKS, GATE)
     try:
         yield
     finally:
         if not conn.is_closed():
-            await conn.fetchval("SELECT pg_advisory_unlock_shared($1, $2)", _LOCKS, GATE)
+            await conn.fetchval("SELECT pg_advisory_unlock_shared($1, $2)", LOCKS, GATE)
 
 
 @asynccontextmanager
 async def closed_gate(conn: asyncpg.Connection) -> AsyncIterator[None]:
     """Around a comparison: no batch is under way, and none begins, until this ends."""
-    await conn.fetchval("SELECT pg_advisory_lock($1, $2)", _LOCKS, GATE)
+    await conn.fetchval("SELECT pg_advisory_lock($1, $2)", LOCKS, GATE)
     try:
         yield
     finally:
         if not conn.is_closed():
-            await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", _LOCKS, GATE)
+            await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, GATE)
 
 
 async def take_link_lock(conn: asyncpg.Connection) -> None:
     """Until the transaction ends, no other one changes link counts of directories it did not make."""
-    await conn.fetchval("SELECT pg_advisory_xact_lock($1, $2)", _LOCKS, LINKS)
+    await conn.fetchval("SELECT pg_advisory_xact_lock($1, $2)", LOCKS, LINKS)
 
 
 async def close(conn: asyncpg.Connection, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109

@@ -29,3 +29,8 @@ SELECT extract(epoch FROM clock_timestamp() - finished_at)::double precision AS 
        (SELECT extract(epoch FROM max(finished_at))::double precision FROM dome_bridge.verify_run
          WHERE missing + extra + different = repaired) AS last_clean
   FROM dome_bridge.verify_run WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1
+
+-- name: former_rivals
+SELECT DISTINCT o.fileid FROM dome_bridge.claim c
+  JOIN dome_bridge.claim o ON o.sfn = c.sfn AND o.fileid <> c.fileid
+ WHERE c.fileid = ANY($1::bigint[])

@@ -400,7 +400,7 @@ async def _clients(look: _Look) -> _Findings:
             "keep dCache's doors and cleaner stopped until the cutover is committed",
             sum(row["sessions"] for row in rows),
         )
-    if await look.ask("lock_held", target._LOCKS, target.APPLIER):
+    if await look.ask("lock_held", target.LOCKS, target.APPLIER):
         yield Finding("daemon", Severity.INFO, "a mirror is at work: it holds the applier lock")
 
 
@@ -559,7 +559,7 @@ _LOOKS: tuple[Callable[[_Look], _Findings], ...] = (
 def reference() -> str:
     """The table of docs/reference/checks.md."""
     rows = (f"| `{name}` | {what} |" for name, what in CHECKS.items())
-    return "\n".join(("| id | looks whether |", "| --- | --- |", *rows, ""))
+    return "\n".join(("| id | is about |", "| --- | --- |", *rows, ""))
 
 
 if __name__ == "__main__":

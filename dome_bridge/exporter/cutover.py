@@ -12,7 +12,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -42,6 +43,11 @@ NEWEST = 10_000
 
 POLL_SECONDS = 0.1
 SAY_SECONDS = 5.0
+RETURN_SECONDS = 120.0
+"""How long the way back is tried while a database is away."""
+
+RETURN_PAUSE = 1.0
+FAILURES = (BridgeError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
 @dataclass
@@ -138,17 +144,27 @@ class Cutover:
         self._state = State.FENCING
 
     async def carry_on(self, max_fence_seconds: float) -> CutoverReport:
-        """To the commit; any failure, and a fence that stands too long, lead to the abort."""
+        """To an end. Raises CutoverError if a step fails or the fence stands too long: it must be given up.
+
+        These connections may then be gone, or cut in the middle of a statement.
+        """
         self._deadline = self._clock.monotonic() + max_fence_seconds
         try:
-            async with asyncio.timeout(max_fence_seconds):
+            async with asyncio.timeout(max_fence_seconds) as limit:
                 await self._to_end()
-        except TimeoutError:
-            reason = f"not done within {max_fence_seconds:.0f} s ([exporter] max_fence_seconds)"
-            return await self.give_up(f"{self._waiting_for()}: {reason}")
-        except (BridgeError, asyncpg.PostgresError, ConnectionError) as exc:
-            return await self.give_up(f"{self._waiting_for()}: {exc}")
-        return await self.report()
+            return await self.report()
+        except FAILURES as exc:
+            late = f"not done within {max_fence_seconds:.0f} s ([exporter] max_fence_seconds)"
+            raise CutoverError(
+                f"{self._waiting_for()}: {late if limit.expired() else exc or type(exc).__name__}"
+            ) from exc
+        except asyncio.CancelledError:
+            logger.error(
+                "interrupted in state=%s, the fence may stand: run `dome-bridge cutover` to go on, "
+                "or `dome-bridge cutover --abort` to go back",
+                self._state,
+            )
+            raise
 
     async def give_up(self, reason: str) -> CutoverReport:
         """Lifts the fence and returns to following."""
@@ -160,7 +176,7 @@ class Cutover:
 
     async def report(self) -> CutoverReport:
         row = await self._conn.fetchrow(_SQL["last"])
-        steps = [(step["name"], step["seconds"]) for step in await self._conn.fetch(_SQL["steps"], self._id)]
+        steps = [(step["name"], step["seconds"]) for step in await self._conn.fetch(_SQL["steps"], row["id"])]
         return CutoverReport(State(row["state"]), row["reason"], row["fence_seconds"] or 0.0, steps)
 
     def _waiting_for(self) -> str:
@@ -203,13 +219,15 @@ class Cutover:
         raise ValueError(f"no way to do {step}")
 
     async def _raise_fence(self) -> str:
-        settings = self._session.config.exporter
+        remaining = self._deadline - self._clock.monotonic()
+        lock_wait = max(1, round(min(self._session.config.exporter.lock_wait_seconds, remaining / 3)))
         await self._conn.execute(_SQL["fence_attempted"], self._id)
         await fence.raise_fence(
             self._admin,
             self._session.layout,
-            deadline_seconds=max(1.0, self._deadline - self._clock.monotonic()),
-            lock_wait_seconds=max(1, round(settings.lock_wait_seconds)),
+            # It gives up by itself before our own limit, and then says who was in the way.
+            deadline_seconds=max(1.0, remaining - 2 * lock_wait),
+            lock_wait_seconds=lock_wait,
             sleep=self._clock.sleep,
             clock=self._clock.monotonic,
         )
@@ -290,6 +308,11 @@ class Cutover:
             statement = statement.replace(placeholder, name)
         return statement
 
+    async def lift_stray_fence(self) -> CutoverReport:
+        """A fence without a record, as a damaged or foreign state leaves it."""
+        await self._lift_fence()
+        return CutoverReport(State.ABORTED, "there was no cutover under way")
+
     async def _lift_fence(self) -> str:
         await fence.lift_fence(self._admin, sleep=self._clock.sleep, clock=self._clock.monotonic)
         return "DPM takes writes again"
@@ -307,33 +330,69 @@ async def fence_must_stand(admin: Source, session: Session) -> None:
 Confirm = Callable[[tuple[Gate, ...]], Awaitable[bool]]
 
 
+@asynccontextmanager
+async def _opened(config: Config, clock: Clock) -> AsyncIterator[tuple[Session, Source, Cutover]]:
+    """Alone: an abort beside a commit could give the catalog to both sides."""
+    async with open_session(config) as session, admin_source(config) as admin, session.mirror() as mirror:
+        if not await session.conn.fetchval(_SQL["lock"]):
+            raise StateError(
+                "another `dome-bridge cutover` is at work on this site: let it end, or interrupt it first"
+            )
+        yield session, admin, Cutover(session, admin, mirror, clock=clock)
+
+
 async def cut_over(config: Config, *, confirm: Confirm, clock: Clock | None = None) -> CutoverReport:
     """The whole command. `confirm` sees the gates and may decline: then nothing happened."""
     clock = clock or Clock()
-    async with open_session(config) as session, admin_source(config) as admin, session.mirror() as mirror:
-        if (await state.progress(session.conn)).phase is Phase.COMMITTED:
-            raise StateError("the cutover is committed already")
-        cutover = Cutover(session, admin, mirror, clock=clock)
+    async with _opened(config, clock) as (session, admin, cutover):
+        await _refuse_committed(session, "the cutover is committed already")
         if not await cutover.find_open():
-            judged = await gates(session, admin)
-            refused = [gate for gate in judged if not gate.ok]
-            if refused:
-                reasons = "; ".join(f"{gate.id}: {gate.message}" for gate in refused)
-                raise CutoverError(f"the cutover was not begun: {reasons}")
-            if not await confirm(judged):
-                raise CutoverError("the cutover was not confirmed; nothing was done")
-            await cutover.begin(judged)
-        return await cutover.carry_on(config.exporter.max_fence_seconds)
+            await cutover.begin(await _pass_gates(session, admin, confirm))
+        try:
+            return await cutover.carry_on(config.exporter.max_fence_seconds)
+        except CutoverError as exc:
+            reason = str(exc)
+    return await _go_back(config, reason, clock)
+
+
+async def _refuse_committed(session: Session, message: str) -> None:
+    if (await state.progress(session.conn)).phase is Phase.COMMITTED:
+        raise StateError(message)
+
+
+async def _pass_gates(session: Session, admin: Source, confirm: Confirm) -> tuple[Gate, ...]:
+    judged = await gates(session, admin)
+    refused = [gate for gate in judged if not gate.ok]
+    if refused:
+        reasons = "; ".join(f"{gate.id}: {gate.message}" for gate in refused)
+        raise CutoverError(f"the cutover was not begun: {reasons}")
+    if not await confirm(judged):
+        raise CutoverError("the cutover was not confirmed; nothing was done")
+    return judged
+
+
+async def _go_back(config: Config, reason: str, clock: Clock) -> CutoverReport:
+    """Gives the cutover up on new connections, waiting for databases that are away."""
+    latest = clock.monotonic() + RETURN_SECONDS
+    while True:
+        try:
+            async with _opened(config, clock) as (_, _, cutover):
+                # Not open any more: the commit went through, and only its answer was lost.
+                return await cutover.give_up(reason) if await cutover.find_open() else await cutover.report()
+        except FAILURES as exc:
+            logger.warning("the way back is blocked error=%s", exc)
+            if clock.monotonic() >= latest:
+                raise CutoverError(
+                    f"{reason}; the way back failed, too ({exc}), and the fence may stand: run "
+                    "`dome-bridge cutover --abort` as soon as both databases answer"
+                ) from exc
+        await clock.sleep(RETURN_PAUSE)
 
 
 async def abort(config: Config, *, clock: Clock | None = None) -> CutoverReport:
     """Undoes a cutover that has not committed; lifts a fence that stands without a record, too."""
-    clock = clock or Clock()
-    async with open_session(config) as session, admin_source(config) as admin, session.mirror() as mirror:
-        if (await state.progress(session.conn)).phase is Phase.COMMITTED:
-            raise StateError("the cutover is committed: it cannot be aborted any more")
-        cutover = Cutover(session, admin, mirror, clock=clock)
+    async with _opened(config, clock or Clock()) as (session, _, cutover):
+        await _refuse_committed(session, "the cutover is committed: it cannot be aborted any more")
         if await cutover.find_open():
             return await cutover.give_up("aborted by the administrator")
-        await fence.lift_fence(admin)
-        return CutoverReport(State.ABORTED, "there was no cutover under way")
+        return await cutover.lift_stray_fence()

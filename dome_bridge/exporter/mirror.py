@@ -34,6 +34,7 @@ APPLY_CHUNK = 50_000
 UNFIT = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
+    asyncpg.CardinalityViolationError,
     asyncpg.ProgramLimitExceededError,
 )
 """What PostgreSQL says to rows that it will not take, in whatever order they come."""
@@ -257,6 +258,7 @@ class Mirror:
         await self._run(result, ["insert_inodes", "insert_names"])
         if not directories:
             await self._run(result, ["insert_locations", "insert_checksums", "upsert_targets"])
+            await self._run(result, ["report_directories"])
         await self._run(result, ["upsert_acls", "report_quarantine", "note_claims"])
         if directories or self._projection.site.links_count_files:
             # Workers whose files share directories would meet in different orders.

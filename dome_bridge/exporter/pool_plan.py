@@ -9,11 +9,12 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from dome_bridge.chimera import state, target
+from dome_bridge.config import Config
 from dome_bridge.dpm import small_tables as dpm
 from dome_bridge.dpm.small_tables import FileSystem
 from dome_bridge.dpm.source import Source
 from dome_bridge.exporter.findings import Finding, Severity
-from dome_bridge.exporter.session import Databases
+from dome_bridge.exporter.session import Databases, open_databases
 from dome_bridge.exporter.small_tables import dcache_pool
 from dome_bridge.statements import load
 
@@ -86,6 +87,12 @@ class PoolPlan:
         return {"pools": [pool.as_json() for pool in self.pools]}
 
 
+async def plan(config: Config) -> tuple[PlannedPool, ...]:
+    """What `dome-bridge pools` shows, contents included; the errors of connecting have exit code 2."""
+    async with open_databases(config) as databases:
+        return (await plan_pools(databases)).pools
+
+
 async def plan_pools(databases: Databases, *, usage: bool = True) -> PoolPlan:
     """The pools for what stands in dpm_fs now.
 
@@ -95,8 +102,8 @@ async def plan_pools(databases: Databases, *, usage: bool = True) -> PoolPlan:
     filesystems = await dpm.filesystems(databases.source)
     pools = await dpm.pools(databases.source, databases.layout)
     types = {pool.poolname: pool.pooltype or b"" for pool in pools}
-    plan = make_plan(filesystems, types, databases.config.dcache.pool_dir)
-    return _with_usage(plan, await _usage(databases, filesystems)) if usage else plan
+    made = make_plan(filesystems, types, databases.config.dcache.pool_dir)
+    return _with_usage(made, await _usage(databases, filesystems)) if usage else made
 
 
 def make_plan(filesystems: Sequence[FileSystem], types: Mapping[bytes, bytes], pool_dir: str) -> PoolPlan:
@@ -189,9 +196,9 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def _with_usage(plan: PoolPlan, usage: Mapping[str, Usage]) -> PoolPlan:
+def _with_usage(made: PoolPlan, usage: Mapping[str, Usage]) -> PoolPlan:
     nothing = Usage(0, 0)
-    return PoolPlan(tuple(replace(pool, **usage.get(pool.name, nothing)._asdict()) for pool in plan.pools))
+    return PoolPlan(tuple(replace(pool, **usage.get(pool.name, nothing)._asdict()) for pool in made.pools))
 
 
 async def _usage(databases: Databases, filesystems: Sequence[FileSystem]) -> dict[str, Usage]:

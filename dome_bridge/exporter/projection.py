@@ -99,6 +99,10 @@ class Projection:
         if not unique_names:
             await self._execute("duplicate_names")
 
+    async def recall_decisions(self) -> None:
+        """Leaves out what was left out for Chimera's sake, which the rows alone do not show."""
+        await self._execute("recalled")
+
     async def project_presence(self, *, mirrored: bool) -> None:
         """Which entries hang on the root, given what is known of directories outside the scope.
 

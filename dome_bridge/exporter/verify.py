@@ -21,6 +21,7 @@ from dome_bridge.chimera.state import Phase, Progress
 from dome_bridge.config import Config
 from dome_bridge.dpm import read
 from dome_bridge.errors import StateError
+from dome_bridge.exporter import small_tables
 from dome_bridge.exporter.follow import Follower
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.mirror import Mirror
@@ -190,6 +191,7 @@ class Verifier:
 
     async def _compare_scope(self) -> dict[int, Mismatch]:
         await self._projection.project_rows(unique_names=False)
+        await self._projection.recall_decisions()
         await self._projection.project_presence(mirrored=True)
         found: dict[int, Mismatch] = {}
         for name, statement in self._compare.items():
@@ -222,11 +224,27 @@ class Verifier:
             self._source.snapshot(),
             self._conn.transaction(),
         ):
+            if await small_tables.moved_servers(self._conn):
+                # The follower ended before it placed their files anew: any location may be old.
+                return [], set(fileids)
             waiting = {row.fileid for row in await self._journal.pending(fileids)}
-            await self._projection.stage_ids(fileids)
+            # What hangs on a directory that waits is judged by the directory that Chimera still has.
+            await self._projection.stage_ids([fileid for fileid in fileids if fileid not in waiting])
             found = await self._compare_scope()
+            waiting |= await self._with_waiting_rivals(sorted(found))
         real = [mismatch for fileid, mismatch in sorted(found.items()) if fileid not in waiting]
-        return real, waiting & found.keys()
+        return real, waiting
+
+    async def _with_waiting_rivals(self, fileids: list[int]) -> set[int]:
+        """Those whose claim on a replica path depends on an entry with changes waiting."""
+        if not await self._have_waiting_rivals(fileids):
+            return set()
+        return {fileid for fileid in fileids if await self._have_waiting_rivals([fileid])}
+
+    async def _have_waiting_rivals(self, fileids: list[int]) -> bool:
+        rivals = await read.rivals(self._source, fileids)
+        rivals.update(row[0] for row in await self._conn.fetch(self._sql["former_rivals"], fileids))
+        return bool(await self._journal.pending(rivals))
 
     async def _repair(self, mismatches: list[Mismatch]) -> int:
         """Through the normal apply path; counts those that agree afterwards."""
