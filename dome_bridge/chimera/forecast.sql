@@ -19,11 +19,7 @@ CREATE TEMP VIEW foreseen_entry AS
 SELECT fileid, scope, reason, subject, detail FROM reported
 UNION ALL
 SELECT f.fileid, 'fact', f.reason, f.subject, f.detail
-  FROM projected_fact f JOIN tree t ON t.fileid = f.fileid AND t.reason IS NULL
-UNION ALL
-SELECT r.fileid, 'fact', 'replica-on-non-file', 'replica ' || r.rowid, coalesce(r.detail, '')
-  FROM projected_replica r JOIN tree t ON t.fileid = r.fileid AND t.reason IS NULL
- WHERE r.reason IS NULL;
+  FROM projected_fact f JOIN tree t ON t.fileid = f.fileid AND t.reason IS NULL;
 
 -- name: read_only
 SET default_transaction_read_only = on
