@@ -30,6 +30,7 @@ from sandbox.catalog import make_site
 from sandbox.servers import MariaServer
 from sandbox.site import SiteOptions
 from tests.fixtures.acceptance import acceptance_failures
+from tests.fixtures.command import until
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.snapshot import bridge_config
 
@@ -65,7 +66,8 @@ class Ready:
         try:
             await self.write("UPDATE Cns_file_metadata SET mtime = mtime + 1 WHERE fileid = 1")
         except StatementError as exc:
-            assert exc.sqlstate == FENCE_SQLSTATE, exc
+            if exc.sqlstate != FENCE_SQLSTATE:
+                raise
             return False
         return True
 
@@ -167,10 +169,12 @@ async def service(config: Config) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.wait_for(task, 15)
 
 
-async def in_state(ready: Ready, wanted: State, seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while await ready.ask("SELECT state FROM dome_bridge.cutover ORDER BY id DESC LIMIT 1") != wanted:
-            await asyncio.sleep(0.05)
+async def in_state(ready: Ready, wanted: State) -> None:
+    async def is_reached() -> bool:
+        found = await ready.ask("SELECT state FROM dome_bridge.cutover ORDER BY id DESC LIMIT 1")
+        return bool(found == wanted)
+
+    await until(is_reached, 20, wanted)
 
 
 Damage = Callable[[Ready], Awaitable[object]]
@@ -194,9 +198,7 @@ async def age_verify(ready: Ready) -> None:
 
 async def fail_verify(ready: Ready) -> None:
     [fileid] = await ready.files(1)
-    await ready.alter(
-        "UPDATE t_inodes SET isize = isize + 1 WHERE inumber = $1", await ready.inumber(fileid)
-    )
+    await ready.alter("UPDATE t_inodes SET isize = isize + 1 WHERE inumber = $1", await ready.inumber(fileid))
     assert await ready.verify() == 1
 
 
@@ -402,9 +404,7 @@ async def test_marker_of_an_aborted_attempt_does_not_serve_the_next(ready: Ready
 async def test_newest_entry_that_differs_stops_the_cutover_by_its_fileid(ready: Ready) -> None:
     """The last rows are what a switch loses (Spirit 156)."""
     [newest] = await ready.files(1, newest_first=True)
-    await ready.alter(
-        "UPDATE t_inodes SET isize = isize + 1 WHERE inumber = $1", await ready.inumber(newest)
-    )
+    await ready.alter("UPDATE t_inodes SET isize = isize + 1 WHERE inumber = $1", await ready.inumber(newest))
     report = await ready.cut_over()
     assert report.state is State.ABORTED
     assert f"fileid {newest}" in report.reason
@@ -456,9 +456,7 @@ async def test_change_that_slips_through_a_hole_stops_the_commit(ready: Ready) -
         attempt = asyncio.create_task(ready.cut_over())
         await in_state(ready, State.CHECKED)
         async with await Source.connect(ready.config.dpm) as source:
-            await source.execute(
-                f"INSERT INTO {JOURNAL_TABLE} (kind, fileid, op) VALUES (1, 1, 'U')"
-            )
+            await source.execute(f"INSERT INTO {JOURNAL_TABLE} (kind, fileid, op) VALUES (1, 1, 'U')")
     report = await attempt
     assert report.state is State.ABORTED
     assert "the journal is not empty" in report.reason
@@ -516,3 +514,84 @@ async def test_fence_that_stands_without_a_record_is_lifted_by_an_abort(ready: R
 async def raise_alone(session: Session) -> None:
 
     await raise_fence(session.source, session.layout)
+
+
+async def test_fence_that_is_cut_short_in_the_middle_of_a_lock_wait_is_given_up(ready: Ready) -> None:
+    """Our own limit is shorter than one wait for the tables."""
+    async with long_transaction(ready):
+        report = await ready.cut_over(max_fence_seconds=0.7, lock_wait_seconds=5)
+    assert report.state is State.ABORTED
+    assert report.reason.startswith("raise-fence: ")
+    await ready.assert_given_back()
+
+
+async def test_long_transaction_ends_the_cutover_and_is_named(ready: Ready) -> None:
+    async with long_transaction(ready) as number:
+        report = await ready.cut_over(max_fence_seconds=4, lock_wait_seconds=1)
+        assert report.state is State.ABORTED
+        assert f"connection {number} " in report.reason
+        await ready.assert_given_back()
+    assert (await ready.cut_over()).state is State.COMMITTED
+
+
+@asynccontextmanager
+async def long_transaction(ready: Ready) -> AsyncIterator[int]:
+    """Reads a table and does not end: a dump."""
+    async with await Source.connect(ready.config.dpm) as source:
+        await source.execute("START TRANSACTION")
+        await source.fetch("SELECT COUNT(*) FROM Cns_file_metadata")
+        yield source.connection_id
+        await source.execute("ROLLBACK")
+
+
+async def test_second_cutover_or_abort_beside_one_at_work_is_refused(ready: Ready) -> None:
+    """Both at once could lift the fence behind the commit."""
+    async with passing_gate(ready):
+        attempt = asyncio.create_task(ready.cut_over())
+        await in_state(ready, State.CHECKED)
+        with pytest.raises(StateError, match="another `dome-bridge cutover` is at work"):
+            await cutover.abort(ready.config)
+        with pytest.raises(StateError, match="another `dome-bridge cutover` is at work"):
+            await ready.cut_over()
+    assert (await attempt).state is State.COMMITTED
+
+
+async def test_database_connections_lost_behind_the_fence_lead_back(ready: Ready) -> None:
+    async with passing_gate(ready):
+        attempt = asyncio.create_task(ready.cut_over())
+        await in_state(ready, State.CHECKED)
+        for row in await ready.maria.fetch(
+            "SELECT ID FROM information_schema.PROCESSLIST WHERE DB IN (%s, %s)",
+            (ready.config.dpm.cns_db, ready.config.dpm.dpm_db),
+        ):
+            await ready.maria.execute(f"KILL {row[0]}")
+    assert (await attempt).state is State.ABORTED
+    await ready.assert_given_back()
+
+
+async def test_chimera_connections_lost_behind_the_fence_lead_back(ready: Ready) -> None:
+    async with passing_gate(ready):
+        attempt = asyncio.create_task(ready.cut_over())
+        await in_state(ready, State.CHECKED)
+        await ready.ask(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        assert (await attempt).state is State.ABORTED
+    await ready.assert_given_back()
+
+
+async def test_interrupted_cutover_is_taken_up_where_it_was(
+    ready: Ready, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with passing_gate(ready):
+        attempt = asyncio.create_task(ready.cut_over())
+        await in_state(ready, State.CHECKED)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+    assert "cutover --abort" in caplog.text
+    assert not await ready.is_writable()
+    report = await ready.cut_over()
+    assert report.state is State.COMMITTED
+    assert await ready.ask("SELECT count(*) FROM dome_bridge.cutover") == 1

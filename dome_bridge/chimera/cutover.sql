@@ -1,8 +1,7 @@
-The record of cutovers: each state is written before what it announces is done. The lock is
-the third of those in target.py, held for a session by the one process that cuts over.
+The record of cutovers: each state is written before what it announces is done.
 
 -- name: lock
-SELECT pg_try_advisory_lock(1146047813, 3)
+SELECT pg_try_advisory_lock($1, $2)
 
 -- name: open
 SELECT id, state, nonce, fenced_at FROM dome_bridge.cutover

@@ -6,7 +6,7 @@ Nothing here writes to a permanent table.
 INSERT INTO scope SELECT unnest($1::bigint[]) ON CONFLICT DO NOTHING
 
 -- name: staged
-INSERT INTO scope SELECT fileid FROM stage_entry ON CONFLICT DO NOTHING
+INSERT INTO scope SELECT fileid FROM stage_entry
 
 -- name: mirrored_in_range
 INSERT INTO scope SELECT pg_temp.fileid(n.inumber) FROM t_inodes n
@@ -59,57 +59,61 @@ INSERT INTO projected_location (fileid, pool, rowid)
 SELECT fileid, pool, min(rowid) FROM projected_replica WHERE reason IS NULL GROUP BY fileid, pool
 
 -- name: entries
+-- OFFSET 0 keeps a subquery as it is, so that each of its columns is computed once a row.
 INSERT INTO projected_entry (fileid, inumber, parent, iparent, raw_name, name, itype, imode, uid, gid,
     size, iio, ctime, atime, mtime, crtime, target, acl, mode, reason, detail)
-SELECT e.fileid, pg_temp.inumber(e.fileid), e.parent, pg_temp.inumber(e.parent), e.name, n.name, t.itype,
-       CASE WHEN t.itype = 40960 THEN 511 ELSE coalesce(a.imode, (e.mode & 4095)::integer) END,
-       CASE WHEN e.owner <= 2147483647 THEN e.owner::integer END,
-       CASE WHEN e.grp <= 2147483647 THEN e.grp::integer END,
-       CASE WHEN t.itype = 16384 THEN 512
-            WHEN t.itype = 40960 THEN octet_length(s.linkname)
-            WHEN e.size <= 9223372036854775807 THEN e.size::bigint END,
-       CASE t.itype WHEN 32768 THEN 3 WHEN 16384 THEN 2 ELSE 1 END,
-       coalesce(w.ctime, w.mtime, '1970-01-02'),
-       coalesce(w.atime, w.mtime, w.ctime, '1970-01-02'),
-       coalesce(w.mtime, w.ctime, '1970-01-02'),
-       coalesce(least(w.atime, w.mtime, w.ctime), '1970-01-02'),
-       CASE WHEN t.itype = 40960 THEN s.linkname END,
-       CASE WHEN t.itype <> 40960 AND a.reason IS NULL THEN e.acl END, e.mode,
-       CASE WHEN e.fileid = {root_fileid} THEN NULL
-            WHEN t.itype IS NULL THEN 'type-unknown'
-            WHEN e.name IS NULL OR e.name = '' THEN 'name-empty'
-            WHEN n.name IS NULL THEN 'name-not-utf8'
-            WHEN n.name IN ('.', '..') THEN 'name-reserved'
-            WHEN position('/' IN n.name) > 0 THEN 'name-has-slash'
-            WHEN octet_length(e.name) > 255
-                 AND length(n.name) + length(regexp_replace(n.name, '[\u0001-\uffff]', '', 'g')) > 255
-            THEN 'name-too-long'
-            WHEN e.owner IS NULL OR e.owner > 2147483647 OR e.grp IS NULL OR e.grp > 2147483647
-            THEN 'owner-out-of-range'
-            WHEN e.status = 'D' THEN 'status-deleted'
-            WHEN t.itype = 32768 AND (e.size IS NULL OR e.size > 9223372036854775807)
-            THEN 'size-out-of-range'
-            WHEN t.itype = 32768 AND l.fileid IS NULL
-            THEN CASE WHEN b.fileid IS NULL THEN 'no-replica'
-                      WHEN b.writing THEN 'being-written' ELSE 'no-usable-replica' END
-            WHEN t.itype = 40960 AND s.linkname IS NULL THEN 'symlink-without-target'
-            WHEN t.itype = 40960 AND s.linkname = '' THEN 'symlink-target-empty'
-            WHEN t.itype = 40960 AND pg_temp.utf8(s.linkname) IS NULL THEN 'symlink-target-not-utf8'
-       END,
-       concat_ws('; ', 'mode ' || to_hex(e.mode), 'owner ' || e.owner || ':' || e.grp, 'size ' || e.size,
-                 'status ' || encode(nullif(e.status, '-'), 'escape'), left(b.replicas, 400))
-  FROM stage_entry e
- CROSS JOIN LATERAL (SELECT pg_temp.utf8(e.name) AS name) n
- CROSS JOIN LATERAL (SELECT CASE WHEN e.mode & 61440 IN (16384, 32768, 40960)
-                                 THEN (e.mode & 61440)::integer END AS itype) t
- CROSS JOIN LATERAL (SELECT pg_temp.valid_time(e.ctime) AS ctime, pg_temp.valid_time(e.mtime) AS mtime,
-                            pg_temp.valid_time(e.atime) AS atime) w
-  LEFT JOIN acl_form a ON a.acl = e.acl AND a.mode = e.mode
-  LEFT JOIN stage_symlink s ON s.fileid = e.fileid
-  LEFT JOIN (SELECT DISTINCT fileid FROM projected_location) l ON l.fileid = e.fileid
-  LEFT JOIN (SELECT fileid, bool_and(reason = 'being-written') AS writing,
-                    string_agg(reason || ' ' || coalesce(detail, ''), ', ' ORDER BY rowid) AS replicas
-               FROM projected_replica WHERE reason IS NOT NULL GROUP BY fileid) b ON b.fileid = e.fileid
+SELECT fileid, pg_temp.inumber(fileid), parent, pg_temp.inumber(parent), name, text_name, itype,
+       CASE WHEN itype = 40960 THEN 511 ELSE coalesce(acl_imode, (mode & 4095)::integer) END,
+       CASE WHEN owner <= 2147483647 THEN owner::integer END,
+       CASE WHEN grp <= 2147483647 THEN grp::integer END,
+       CASE WHEN itype = 16384 THEN 512
+            WHEN itype = 40960 THEN octet_length(linkname)
+            WHEN size <= 9223372036854775807 THEN size::bigint END,
+       CASE itype WHEN 32768 THEN 3 WHEN 16384 THEN 2 ELSE 1 END,
+       coalesce(valid_ctime, valid_mtime, '1970-01-02'),
+       coalesce(valid_atime, valid_mtime, valid_ctime, '1970-01-02'),
+       coalesce(valid_mtime, valid_ctime, '1970-01-02'),
+       coalesce(least(valid_atime, valid_mtime, valid_ctime), '1970-01-02'),
+       CASE WHEN itype = 40960 THEN linkname END,
+       CASE WHEN itype <> 40960 AND acl_reason IS NULL THEN acl END, mode, reason,
+       CASE WHEN reason IS NOT NULL
+            THEN concat_ws('; ', 'mode ' || to_hex(mode), 'owner ' || owner || ':' || grp, 'size ' || size,
+                           'status ' || encode(nullif(status, '-'), 'escape'), left(replicas, 400)) END
+  FROM (
+    SELECT e.*, t.itype, s.linkname, b.replicas, a.imode AS acl_imode, a.reason AS acl_reason,
+           CASE WHEN e.fileid = {root_fileid} THEN NULL
+                WHEN t.itype IS NULL THEN 'type-unknown'
+                WHEN e.name IS NULL OR e.name = '' THEN 'name-empty'
+                WHEN e.text_name IS NULL THEN 'name-not-utf8'
+                WHEN e.text_name IN ('.', '..') THEN 'name-reserved'
+                WHEN position('/' IN e.text_name) > 0 THEN 'name-has-slash'
+                WHEN octet_length(e.name) > 255 AND length(e.text_name)
+                     + length(regexp_replace(e.text_name, '[\u0001-\uffff]', '', 'g')) > 255
+                THEN 'name-too-long'
+                WHEN e.owner IS NULL OR e.owner > 2147483647 OR e.grp IS NULL OR e.grp > 2147483647
+                THEN 'owner-out-of-range'
+                WHEN e.status = 'D' THEN 'status-deleted'
+                WHEN t.itype = 32768 AND (e.size IS NULL OR e.size > 9223372036854775807)
+                THEN 'size-out-of-range'
+                WHEN t.itype = 32768 AND l.fileid IS NULL
+                THEN CASE WHEN b.fileid IS NULL THEN 'no-replica'
+                          WHEN b.writing THEN 'being-written' ELSE 'no-usable-replica' END
+                WHEN t.itype = 40960 AND s.linkname IS NULL THEN 'symlink-without-target'
+                WHEN t.itype = 40960 AND s.linkname = '' THEN 'symlink-target-empty'
+                WHEN t.itype = 40960 AND pg_temp.utf8(s.linkname) IS NULL THEN 'symlink-target-not-utf8'
+           END AS reason
+      FROM (SELECT *, pg_temp.utf8(name) AS text_name, pg_temp.valid_time(ctime) AS valid_ctime,
+                   pg_temp.valid_time(mtime) AS valid_mtime, pg_temp.valid_time(atime) AS valid_atime
+              FROM stage_entry OFFSET 0) e
+     CROSS JOIN LATERAL (SELECT CASE WHEN e.mode & 61440 IN (16384, 32768, 40960)
+                                     THEN (e.mode & 61440)::integer END AS itype) t
+      LEFT JOIN acl_form a ON a.acl = e.acl AND a.mode = e.mode
+      LEFT JOIN stage_symlink s ON s.fileid = e.fileid
+      LEFT JOIN (SELECT DISTINCT fileid FROM projected_location) l ON l.fileid = e.fileid
+      LEFT JOIN (SELECT fileid, bool_and(reason = 'being-written') AS writing,
+                        string_agg(reason || ' ' || coalesce(detail, ''), ', ' ORDER BY rowid) AS replicas
+                   FROM projected_replica WHERE reason IS NOT NULL GROUP BY fileid) b ON b.fileid = e.fileid
+    OFFSET 0) d
 
 -- name: checksums
 INSERT INTO projected_checksum (fileid, itype, isum, name, reason)

@@ -20,12 +20,11 @@ from dome_bridge.chimera import state, target
 from dome_bridge.chimera.state import Phase
 from dome_bridge.config import Config
 from dome_bridge.dpm import source as dpm_source
-from dome_bridge.dpm.source import Source
 from dome_bridge.errors import BridgeError, StateError
 from dome_bridge.exporter.follow import Batch, Follower
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.mirror import Applied
-from dome_bridge.exporter.session import Session, open_session
+from dome_bridge.exporter.session import Session, WatchedSource, open_session
 from dome_bridge.exporter.small_tables import (
     ALL_SMALL_TABLES,
     copy_small_tables,
@@ -43,6 +42,9 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 OLD_HEARTBEAT_SECONDS = 120
 SETTLE_SECONDS = 0.5
+HEARTBEAT_TIMEOUT = 30.0
+STOP_SECONDS = 10.0
+"""After a stop, for the batch under way; what is cut short then is repeated at the next start."""
 
 
 class Observer(Protocol):
@@ -208,7 +210,7 @@ class MirrorService:
                 group.create_task(self._again("verify", self._verify)),
             ]
             try:
-                await self._again("mirror", self._mirror)
+                await self._until_stopped(self._again("mirror", self._mirror), grace=STOP_SECONDS)
             finally:
                 for task in helpers:
                     task.cancel()
@@ -267,15 +269,18 @@ class MirrorService:
         await copy_if_needed(session, observer=self._observer, advance=advanced)
         await Journal(session.source).prune_heartbeats(OLD_HEARTBEAT_SECONDS)
 
-    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
-        """True if the work was finished; when stopped it is cut short, to be repeated at the next start."""
+    async def _until_stopped(self, work: Coroutine[Any, Any, None], *, grace: float = 0.0) -> bool:
+        """True if the work was finished; `grace` seconds after a stop it is cut short, to be repeated."""
         task = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and grace:
+                await asyncio.wait((task,), timeout=grace)
             if task.done():
                 await task
                 return True
+            logger.info("stopped in the middle of the work: it is repeated at the next start")
             return False
         finally:
             stopping.cancel()
@@ -309,7 +314,7 @@ class MirrorService:
 
     async def _beat(self) -> None:
         """Heartbeats go through the journal like any change, from the first copy on."""
-        source = await Source.connect(self._config.dpm)
+        source = await WatchedSource.open(self._config.dpm, statement_seconds=HEARTBEAT_TIMEOUT)
         try:
             journal = Journal(source)
             while not self._stop.is_set():

@@ -7,9 +7,10 @@ checks once, at the start, that both databases are what they were at `init`.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, Self
 
 import asyncpg
 
@@ -17,7 +18,7 @@ from dome_bridge.chimera import schema as chimera_schema
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.schema import ChimeraLayout
 from dome_bridge.chimera.state import Site
-from dome_bridge.config import Config
+from dome_bridge.config import Config, DpmConfig
 from dome_bridge.dpm.schema import SourceLayout, read_layout
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import CaptureError
@@ -27,6 +28,35 @@ from dome_bridge.exporter.mirror import Mirror
 from dome_bridge.exporter.projection import Projection
 
 logger = logging.getLogger(__name__)
+
+STATEMENT_SECONDS = 600.0
+"""No statement of ours takes the source longer; it is more than counting the largest catalog needs."""
+
+
+class WatchedSource(Source):
+    """A source whose statements end: a server that has gone silent becomes a lost connection."""
+
+    # ruff: noqa: ASYNC109 -- the timeout keyword is the base's
+
+    statement_seconds = STATEMENT_SECONDS
+
+    @classmethod
+    async def open(
+        cls, dpm: DpmConfig, *, admin: bool = False, statement_seconds: float | None = None
+    ) -> Self:
+        """Connects. statement_seconds: None for the usual limit of a statement."""
+        source = await cls.connect(dpm, admin=admin)
+        assert isinstance(source, cls)
+        source.statement_seconds = statement_seconds or STATEMENT_SECONDS
+        return source
+
+    async def fetch(
+        self, sql: str, args: Sequence[object] = (), *, timeout: float | None = None
+    ) -> list[tuple[Any, ...]]:
+        return await super().fetch(sql, args, timeout=timeout or self.statement_seconds)
+
+    async def execute(self, sql: str, args: Sequence[object] = (), *, timeout: float | None = None) -> int:
+        return await super().execute(sql, args, timeout=timeout or self.statement_seconds)
 
 
 @dataclass(frozen=True)
@@ -44,7 +74,7 @@ class Databases:
 async def open_databases(config: Config) -> AsyncIterator[Databases]:
     """Connects to both and checks their kinds; the errors have exit code 2."""
     async with AsyncExitStack() as stack:
-        source = await Source.connect(config.dpm)
+        source = await WatchedSource.open(config.dpm)
         stack.push_async_callback(source.close)
         layout = await read_layout(source)
         conn = await target.connect(config.chimera)
@@ -57,7 +87,7 @@ async def open_databases(config: Config) -> AsyncIterator[Databases]:
 @asynccontextmanager
 async def admin_source(config: Config) -> AsyncIterator[Source]:
     """A connection that may create triggers: `[dpm] admin_user`, or `user` where there is none."""
-    source = await Source.connect(config.dpm, admin=bool(config.dpm.admin_user))
+    source = await WatchedSource.open(config.dpm, admin=bool(config.dpm.admin_user))
     try:
         yield source
     finally:
@@ -76,7 +106,7 @@ class Session:
 
     async def open_mirror(self) -> Mirror:
         """A mirror with connections of its own; end it with `close_mirror`."""
-        source = await Source.connect(self.config.dpm)
+        source = await WatchedSource.open(self.config.dpm)
         try:
             conn = await target.connect(self.config.chimera)
         except BaseException:
@@ -103,7 +133,7 @@ class Session:
     async def projection(self) -> AsyncIterator[Projection]:
         """A pair of connections that only projects, for verify."""
         async with AsyncExitStack() as stack:
-            source = await Source.connect(self.config.dpm)
+            source = await WatchedSource.open(self.config.dpm)
             stack.push_async_callback(source.close)
             conn = await target.connect(self.config.chimera)
             stack.push_async_callback(target.close, conn)
