@@ -10,6 +10,7 @@ when we are killed. Processes that name that directory on their command line end
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -226,6 +227,14 @@ def _write_configuration(playground: Playground, files: int, monitoring_port: in
 def _write_secret(path: Path, secret: str) -> None:
     path.touch(mode=0o600)
     path.write_text(secret + "\n")
+
+
+def site_size(text: str) -> int:
+    """For argparse."""
+    files = int(text)
+    if not 100 <= files <= 10_000_000:
+        raise argparse.ArgumentTypeError("100 files at least, 10000000 at most")
+    return files
 
 
 def play(work: Coroutine[Any, Any, int]) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sandbox.playground import CHIMERA, CNS, DPM, POLL_SECONDS, Playground, open_playground, play
+from sandbox.playground import CHIMERA, CNS, DPM, POLL_SECONDS, Playground, open_playground, play, site_size
 from sandbox.servers import SandboxError
 
 START_SECONDS = 60.0
@@ -88,7 +88,7 @@ def _show(playground: Playground, console: Console) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run serve", description=__doc__)
-    parser.add_argument("--files", type=int, default=2000, help="size of the site (default 2000)")
+    parser.add_argument("--files", type=site_size, default=2000, help="size of the site (default 2000)")
     console = Console(highlight=False)
     try:
         return play(serve(parser.parse_args().files, console))

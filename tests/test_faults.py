@@ -466,18 +466,31 @@ async def taken_up(ready: Bridge) -> bool:
     return done.code == 0 and done.json["state"] == "committed"
 
 
-@pytest.mark.long
+@pytest.fixture
+async def fence_admin(maria: MariaServer, ready: Bridge) -> AsyncIterator[Mapping[str, object]]:
+    """An account that may see whose transactions are open."""
+    password = "fence-secret"
+    await maria.execute(f"CREATE USER 'fence_admin'@'%' IDENTIFIED BY '{password}'")
+    await maria.execute("GRANT ALL PRIVILEGES ON *.* TO 'fence_admin'@'%'")
+    try:
+        yield {
+            "admin_user": "fence_admin",
+            "admin_password_file": str(ready.secret("admin-password", password)),
+        }
+    finally:
+        await maria.execute("DROP USER 'fence_admin'@'%'")
+
+
 async def test_cutover_that_takes_too_long_is_aborted_and_names_who_was_in_the_way(
-    ready: Bridge, dpm_site: DpmSite, chimera_dsn: str
+    ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, fence_admin: Mapping[str, object]
 ) -> None:
-    ready.configure(
-        {"exporter": {"lock_wait_seconds": 1.0, "max_lag_seconds": 600.0, "max_fence_seconds": 4.0}}
-    )
+    exporter = {"lock_wait_seconds": 1.0, "max_lag_seconds": 600.0, "max_fence_seconds": 4.0}
+    ready.configure({"dpm": fence_admin, "exporter": exporter})
     async with await Source.connect(dpm_config(dpm_site)) as dump:
         await dump.execute("START TRANSACTION")
         await dump.fetch("SELECT COUNT(*) FROM Cns_file_metadata")
-        done = await ready("cutover", "--yes")
         number = dump.connection_id
+        done = await ready("cutover", "--yes")
     assert done.code == 1
     assert done.json["state"] == "aborted"
     assert f"connection {number} " in done.json["reason"]
@@ -485,11 +498,16 @@ async def test_cutover_that_takes_too_long_is_aborted_and_names_who_was_in_the_w
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("server", ["mortal_maria", "mortal_postgres"])
+@pytest.mark.parametrize("kind", [MariaServer, PostgresServer])
 async def test_database_killed_behind_the_fence_gives_the_catalog_back(
-    request: pytest.FixtureRequest, ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, server: str
+    mortal_maria: MariaServer,
+    mortal_postgres: PostgresServer,
+    ready: Bridge,
+    dpm_site: DpmSite,
+    chimera_dsn: str,
+    kind: type[MariaServer | PostgresServer],
 ) -> None:
-    mortal = request.getfixturevalue(server)
+    mortal = mortal_maria if kind is MariaServer else mortal_postgres
     async with applier_elsewhere(dpm_site, chimera_dsn):
         running = ready.start("cutover", "--yes")
         await until(lambda: is_state(chimera_dsn, State.FENCED), 30, "fenced")

@@ -12,8 +12,8 @@ from dome_bridge.chimera import state
 from dome_bridge.chimera.state import Phase
 from dome_bridge.dpm import read
 from dome_bridge.exporter.journal import Journal
-from sandbox import dpm_statements as dpm
-from sandbox.dpm_statements import RolledBack, text
+from sandbox.dpm_statements import Place, RolledBack, text
+from sandbox.operations import insert_filesystem
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.mirror import HOME, PLACES, POOLS, Mirrored, open_mirrored
 
@@ -420,17 +420,14 @@ async def test_name_that_dcache_holds_is_left_to_dcache(mirrored: Mirrored) -> N
 
 
 @pytest.mark.parametrize(
-    "constraint",
-    [
-        "t_dirs ADD CONSTRAINT no_poison CHECK (iname <> 'poison')",
-        "t_inodes ADD CONSTRAINT no_poison CHECK (isize <> 666)",
-    ],
+    ("table", "condition"), [("t_dirs", "iname <> 'poison'"), ("t_inodes", "isize <> 666")]
 )
-async def test_row_that_postgresql_refuses_is_left_out_alone(mirrored: Mirrored, constraint: str) -> None:
+async def test_row_that_postgresql_refuses_is_left_out_alone(
+    mirrored: Mirrored, table: str, condition: str
+) -> None:
     catalog = mirrored.catalog
     await mirrored.snapshot_and_follow()
-    table = constraint.partition(" ")[0]
-    await mirrored.conn.execute(f"ALTER TABLE {constraint}")
+    await mirrored.conn.execute(f"ALTER TABLE {table} ADD CONSTRAINT no_poison CHECK ({condition})")
     files = [await catalog.file(f"{HOME}/f{number}") for number in range(6)]
     poison = await catalog.file(f"{HOME}/poison", size=666)
     files += [await catalog.file(f"{HOME}/g{number}") for number in range(6)]
@@ -470,28 +467,21 @@ async def test_files_leave_and_return_with_their_filesystem(mirrored: Mirrored) 
     both = await catalog.file(f"{HOME}/both")
     await catalog.replica(both, 1)
     await mirrored.snapshot_and_follow()
-    await catalog.execute(f"DELETE FROM {catalog.filesystems} WHERE server = %s", PLACES[0].server)
+    await remove_filesystem(mirrored, PLACES[0])
     await mirrored.follow()
     assert await mirrored.quarantined(lost) == [("entry", "no-usable-replica")]
     assert await mirrored.quarantined(both) == [("fact", "unknown-filesystem")]
     assert await mirrored.pools(kept) == [POOLS[1]]
     await mirrored.require_agreement()
-    await add_filesystem(mirrored, PLACES[0])
+    await insert_filesystem(catalog.session, PLACES[0])
     await mirrored.follow()
     assert await mirrored.pools(lost) == [POOLS[0]]
     assert await mirrored.quarantined(both) == []
     await mirrored.require_agreement()
 
 
-async def add_filesystem(mirrored: Mirrored, place: dpm.Place) -> None:
-    await mirrored.catalog.session.insert(
-        mirrored.catalog.filesystems,
-        poolname=place.pool,
-        server=place.server,
-        fs=place.fs,
-        status=0,
-        weight=1,
-    )
+async def remove_filesystem(mirrored: Mirrored, place: Place) -> None:
+    await mirrored.catalog.session.delete(mirrored.catalog.filesystems, server=place.server)
 
 
 @pytest.mark.xfail(strict=True, reason="read.files_on compares the server in the sfn with case")
@@ -503,7 +493,7 @@ async def test_file_whose_path_spells_the_server_otherwise_leaves_with_its_files
     await catalog.execute(f"UPDATE {catalog.session.replica} SET sfn = CONCAT('DISK01', SUBSTRING(sfn, 7))")
     await mirrored.snapshot_and_follow()
     await mirrored.require_agreement()
-    await catalog.execute(f"DELETE FROM {catalog.filesystems} WHERE server = %s", PLACES[0].server)
+    await remove_filesystem(mirrored, PLACES[0])
     await mirrored.follow()
     await mirrored.require_agreement()
 
@@ -520,7 +510,7 @@ async def test_filesystem_that_changes_its_pool_or_is_divided_moves_its_files(mi
     assert await mirrored.pools(file) != [POOLS[0]]
     await mirrored.require_agreement()
     for place in (PLACES[0], PLACES[0]._replace(fs=f"{PLACES[0].fs}/dteam")):
-        await add_filesystem(mirrored, place)
+        await insert_filesystem(catalog.session, place)
         await mirrored.follow()
         await mirrored.require_agreement()
 
@@ -530,9 +520,7 @@ async def test_kill_between_a_new_filesystem_list_and_placing_the_files_is_made_
 ) -> None:
     file = await mirrored.catalog.file(f"{HOME}/f")
     await mirrored.snapshot_and_follow()
-    await mirrored.catalog.execute(
-        f"DELETE FROM {mirrored.catalog.filesystems} WHERE server = %s", PLACES[0].server
-    )
+    await remove_filesystem(mirrored, PLACES[0])
 
     async def killed(*args: object) -> list[int]:
         raise KilledError

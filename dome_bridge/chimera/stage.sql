@@ -2,8 +2,10 @@ What a session of the bridge sets up for itself: functions with the site's const
 them, staging tables for unchanged DPM rows, and tables for their projection. All of it
 is temporary; the tables are emptied, in place, at the end of each transaction.
 
-The planner knows nothing of tables that were filled a moment ago. Sequential scans are
-discouraged and each join has an index to use, so that a wrong guess costs little.
+The planner knows nothing of tables that were filled a moment ago. Reading a table from end
+to end is made dear and each join has an index to use, so that a wrong guess costs little. Not
+by enable_seqscan = off: its penalty is so large that beside one scan which cannot be avoided
+all other costs look equal, and the plan is then any plan.
 plan_cache_mode also rules the checks of foreign keys: planned anew for each row, they would
 cost as much as everything else together.
 
@@ -11,7 +13,7 @@ Braces are filled in by `stage.prepare`: offset, root_fileid, root_inumber (inte
 instance_id (hexadecimal digits) and timezone (a quoted literal).
 
 -- name: settings
-SET enable_seqscan = off;
+SET seq_page_cost = 100;
 SET random_page_cost = 1.1;
 SET jit = off;
 SET plan_cache_mode = auto;
