@@ -11,9 +11,7 @@ import difflib
 import inspect
 import json
 import logging
-import math
 import re
-import string
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -21,10 +19,28 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import tzlocal
 
+from dome_bridge.config_kinds import (
+    DCACHE_VERSION,
+    DSN,
+    FLAG,
+    FREE_TEXT,
+    PATH,
+    POOL_DIR,
+    PORT,
+    SCHEMA_NAME,
+    SOCKET,
+    TEXT,
+    ZONE,
+    Kind,
+    iana_zone,
+    not_yet,
+    seconds,
+    whole,
+)
 from dome_bridge.dpm import domehead
 from dome_bridge.dpm.domehead import DomeheadConf
 from dome_bridge.errors import ConfigError
@@ -33,157 +49,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "DOME_BRIDGE_CONFIG"
 SECRET_MODE = 0o640
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a key takes. `parse` turns TOML's value into ours or raises ValueError, perhaps with a reason."""
-
-    label: str
-    parse: Callable[[object], Any]
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _any_text(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError
-    return value
-
-
-def _text(value: object) -> str:
-    text = _any_text(value)
-    if not text or any(sign.isspace() for sign in text):
-        raise ValueError
-    return text
-
-
-def _whole(low: int, high: int) -> Kind:
-    def parse(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError
-        return value
-
-    return Kind(f"whole number from {low} to {high}", parse)
-
-
-def _seconds(high: float = math.inf) -> Kind:
-    def parse(value: object) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError
-        if not (math.isfinite(value) and 0 < value <= high):
-            raise ValueError
-        return float(value)
-
-    limit = "" if high == math.inf else f", at most {high:g}"
-    return Kind(f"seconds, above 0{limit}", parse)
-
-
-def _path(value: object) -> Path | None:
-    text = _any_text(value)
-    if text and not text.startswith("/"):
-        raise ValueError("it must begin with /")
-    return Path(text) if text else None
-
-
-def _socket(value: object) -> str:
-    return str(_path(value) or "")
-
-
-def _schema_name(value: object) -> str:
-    text = _text(value)
-    if not re.fullmatch(r"[0-9A-Za-z_$-]{1,64}", text):
-        raise ValueError
-    return text
-
-
-def _zone(value: object) -> str:
-    name = _text(value)
-    # ZoneInfo alone would also open posix/…, right/… and whatever else lies in that directory.
-    if name not in available_timezones():
-        close = difflib.get_close_matches(name, available_timezones(), 1)
-        raise ValueError(f"did you mean {close[0]}?" if close else "no such zone in this machine's tzdata")
-    return name
-
-
-def _dcache_version(value: object) -> str:
-    if isinstance(value, float):
-        raise ValueError("write it in quotes")
-    text = _text(value)
-    if not re.fullmatch(r"\d{1,3}\.\d{1,3}", text, re.ASCII):
-        raise ValueError
-    if tuple(map(int, text.split("."))) < (7, 2):
-        raise ValueError("older ones are not supported")
-    return text
-
-
-def _pool_dir(value: object) -> str:
-    text = _text(value)
-    try:
-        parts = list(string.Formatter().parse(text))
-    except ValueError:
-        raise ValueError("a brace is not closed") from None
-    if any(spec or conversion for _, _, spec, conversion in parts):
-        raise ValueError("only {fs} and {pool} are replaced")
-    if {name for _, name, _, _ in parts if name is not None} != {"fs", "pool"}:
-        raise ValueError("it needs {fs} and {pool}, and no other braces")
-    # Hard links end at the border of a file system.
-    if not text.startswith("{fs}/") or ".." in text.split("/"):
-        raise ValueError("the pool must lie on the DPM file system: begin with {fs}/")
-    return text
-
-
-def _postgresql_url(value: object) -> str:
-    text = _text(value)
-    # The reasons must not quote the URL: what urlsplit takes for a port may be half of a password.
-    unescaped = "special characters of user and password must be percent-encoded"
-    try:
-        parts = urlsplit(text)
-        parameters = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
-    except ValueError:
-        raise ValueError(unescaped) from None
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise ValueError("it must begin with postgresql://")
-    if parts.fragment or text.count("@") > 1 or "@" in parts.path + parts.query:
-        raise ValueError(unescaped)
-    if not _are_hosts(parts.netloc.rpartition("@")[2]):
-        raise ValueError(f"host or port is wrong, or {unescaped}")
-    if not (parts.path.strip("/") or parameters.get("dbname") or parameters.get("database")):
-        raise ValueError("it names no database")
-    return text
-
-
-def _are_hosts(text: str) -> bool:
-    hosts = [
-        re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::(\d{1,5}))?", host) for host in text.split(",")
-    ]
-    return not text or all(host is not None and int(host[1] or 1) in range(1, 65536) for host in hosts)
-
-
-def _not_yet(what: str) -> Kind:
-    def parse(value: object) -> bool:
-        if _flag(value):
-            raise ValueError(f"this version of dome-bridge does not have {what} yet")
-        return False
-
-    return Kind("false", parse)
-
-
-FLAG = Kind("true or false", _flag)
-TEXT = Kind("text without blanks", _text)
-FREE_TEXT = Kind("text", _any_text)
-PATH = Kind("absolute path, or empty", _path)
-SOCKET = Kind("absolute path, or empty", _socket)
-SCHEMA_NAME = Kind("name of a database", _schema_name)
-ZONE = Kind("IANA time zone", _zone)
-PORT = _whole(1, 65535)
-DSN = Kind("postgresql:// URL", _postgresql_url)
-DCACHE_VERSION = Kind('dCache release such as "10.2", from 7.2 on', _dcache_version)
-POOL_DIR = Kind("path with {fs} and {pool}", _pool_dir)
 
 
 def _key(kind: Kind, doc: str, *, default: str | None = None) -> dict[str, Any]:
@@ -200,7 +65,7 @@ def machine_zone() -> str:
     if name is None and not Path("/etc/localtime").exists():
         name = "UTC"
     try:
-        return _zone(name)
+        return iana_zone(name)
     except ValueError:
         raise ConfigError(
             "the time zone of this machine has no IANA name: set chimera.timezone to the dCache head node's"
@@ -279,7 +144,7 @@ class SpacemanagerConfig:
     """dCache's space manager. This version of dome-bridge does not fill it yet."""
 
     enabled: bool = field(
-        default=False, metadata=_key(_not_yet("the space manager"), "reserved for a later version")
+        default=False, metadata=_key(not_yet("the space manager"), "reserved for a later version")
     )
     dsn: str = field(
         default="postgresql://dcache@localhost/spacemanager",
@@ -293,36 +158,36 @@ class ExporterConfig:
     """The mirror: snapshot, follow, verify and the gates of the cutover."""
 
     enabled: bool = field(default=True, metadata=_key(FLAG, "whether `dome-bridge run` mirrors"))
-    batch: int = field(default=20000, metadata=_key(_whole(1, 1_000_000), "journal rows applied at a time"))
+    batch: int = field(default=20000, metadata=_key(whole(1, 1_000_000), "journal rows applied at a time"))
     heartbeat_seconds: float = field(
-        default=1.0, metadata=_key(_seconds(), "interval of the heartbeats that lag is measured with")
+        default=1.0, metadata=_key(seconds(), "interval of the heartbeats that lag is measured with")
     )
     snapshot_workers: int = field(
-        default=2, metadata=_key(_whole(1, 64), "ranges of the first copy in work at the same time")
+        default=2, metadata=_key(whole(1, 64), "ranges of the first copy in work at the same time")
     )
     snapshot_range: int = field(
-        default=50000, metadata=_key(_whole(1, 10_000_000), "entries in one range of the first copy")
+        default=50000, metadata=_key(whole(1, 10_000_000), "entries in one range of the first copy")
     )
     lock_wait_seconds: float = field(
         default=5.0,
-        metadata=_key(_seconds(60), "wait for a lock to create triggers; DPM's writers queue that long"),
+        metadata=_key(seconds(60), "wait for a lock to create triggers; DPM's writers queue that long"),
     )
     verify_interval_seconds: float = field(
-        default=3600.0, metadata=_key(_seconds(), "pause between two verify passes in the background")
+        default=3600.0, metadata=_key(seconds(), "pause between two verify passes in the background")
     )
     verify_entries_per_second: int = field(
-        default=20000, metadata=_key(_whole(1, 100_000_000), "speed limit of verify in the background")
+        default=20000, metadata=_key(whole(1, 100_000_000), "speed limit of verify in the background")
     )
     max_lag_seconds: float = field(
-        default=30.0, metadata=_key(_seconds(), "gate of the cutover: greatest lag of the mirror")
+        default=30.0, metadata=_key(seconds(), "gate of the cutover: greatest lag of the mirror")
     )
     verify_max_age_seconds: float = field(
         default=21600.0,
-        metadata=_key(_seconds(), "gate of the cutover: greatest age of the last clean verify"),
+        metadata=_key(seconds(), "gate of the cutover: greatest age of the last clean verify"),
     )
     max_fence_seconds: float = field(
         default=600.0,
-        metadata=_key(_seconds(), "longest time the fence may stand before the cutover is aborted"),
+        metadata=_key(seconds(), "longest time the fence may stand before the cutover is aborted"),
     )
 
 
@@ -331,7 +196,7 @@ class ApiConfig:
     """The DOME API. This version of dome-bridge does not have it yet; DPM's own head goes on serving."""
 
     enabled: bool = field(
-        default=False, metadata=_key(_not_yet("the DOME API"), "reserved for a later version")
+        default=False, metadata=_key(not_yet("the DOME API"), "reserved for a later version")
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dome_bridge import config
+from dome_bridge import config, config_kinds
 from dome_bridge.config import KEYS, SECTIONS, ChimeraConfig, Config, DpmConfig, load
 from dome_bridge.errors import ConfigError
 
@@ -502,7 +502,7 @@ def test_redacted_url_shows_all_but_the_passwords(dsn: str, redacted: str) -> No
 def test_any_text_as_password_is_either_refused_or_redacted(noise: str) -> None:
     dsn = f"postgresql://dcache:hunter2{noise}@localhost/chimera"
     try:
-        config.DSN.parse(dsn)
+        config_kinds.DSN.parse(dsn)
     except ValueError as error:
         shown = str(error)
     else:

@@ -92,8 +92,8 @@ class Removal:
 def removal(config: Config) -> Removal:
     return Removal(
         (
-            f"the triggers dome_bridge_capture_* in {config.dpm.cns_db} and {config.dpm.dpm_db}, and the table "
-            f"dome_bridge_journal in {config.dpm.cns_db}",
+            f"the triggers dome_bridge_capture_* in {config.dpm.cns_db} and {config.dpm.dpm_db}",
+            f"the table dome_bridge_journal in {config.dpm.cns_db}",
             "the schema dome_bridge (state, quarantine, copies of small tables) in the Chimera database",
         )
     )
