@@ -197,7 +197,11 @@ def sync(context: Context, once: bool) -> int:
         "quarantined": synced.quarantined,
         "phase": synced.phase.value,
     }
-    _print_json(facts) if context.as_json else _print_facts(facts)
+    if context.as_json:
+        _print_json(facts)
+    else:
+        copied = f"{synced.snapshot.entries} entries in {synced.snapshot.seconds:.1f} s"
+        _print_facts({**facts, "snapshot": copied})
     return 0 if synced.agrees else FINDING
 
 
@@ -312,13 +316,18 @@ def pools(context: Context) -> int:
     if context.as_json:
         _print_json({"pools": found})
     else:
-        table = Table("pool", "server", "fs", "DPM pool", "path", "files", "bytes", "findings")
-        for pool in found:
-            keys = ("name", "server", "fs", "dpm_pool", "path", "files", "bytes", "findings")
-            table.add_row(*(str(pool[key]) for key in keys))
-        Console().print(table)
+        _print_pools(found)
     severe = any(finding["severity"] == "error" for pool in found for finding in pool["findings"])
     return FINDING if severe else 0
+
+
+def _print_pools(found: list[dict[str, Any]]) -> None:
+    table = Table("pool", "server", "fs", "DPM pool", "files", "bytes", "findings")
+    for pool in found:
+        keys = ("name", "server", "fs", "dpm_pool", "files", "bytes")
+        findings = ", ".join(finding["id"] for finding in pool["findings"])
+        table.add_row(*(str(pool[key]) for key in keys), findings)
+    Console().print(table)
 
 
 @cli.command()

@@ -1,7 +1,7 @@
 """The cutover as a state machine, without I/O.
 
     (none) --begin--> fencing --fence_stands--> fenced --drained--> drained
-      --rechecked--> checked --finished--> committed
+      --rechecked--> checked --committed--> committed
     fencing, fenced, drained, checked --give_up--> aborting --fence_lifted--> aborted
 
 Invariants:
@@ -10,7 +10,7 @@ Invariants:
   may stand.
 - DPM can take writes in every state but `fencing` to `checked` and `committed`; dCache may
   start only in `committed`. Both never take writes at once.
-- From every state there is a way on (`step`), and up to `checked` a way back (`give_up`).
+- From every state there is a way on (`move`), and up to `checked` a way back (`give_up`).
 - `committed` and `aborted` are ends: a new cutover is a new record.
 """
 
@@ -38,7 +38,6 @@ class Step(enum.StrEnum):
     RAISE_FENCE = "raise-fence"
     DRAIN = "drain"
     RECHECK = "recheck"
-    FINISH = "finish"
     COMMIT = "commit"
     LIFT_FENCE = "lift-fence"
 
