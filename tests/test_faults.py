@@ -523,3 +523,51 @@ async def test_database_killed_behind_the_fence_gives_the_catalog_back(
 
 async def is_state(chimera_dsn: str, wanted: State) -> bool:
     return await state_of(chimera_dsn) == wanted
+
+
+LONELY_CHAIN = (9_000_001, 9_000_002, 9_000_003, 9_000_004)
+
+
+async def plant_chain(site: DpmSite) -> None:
+    """Directories, one in the other."""
+    async with await Source.connect(dpm_config(site)) as source:
+        for parent, fileid in zip((1, *LONELY_CHAIN), LONELY_CHAIN, strict=False):
+            await source.execute(
+                "INSERT INTO Cns_file_metadata (fileid, parent_fileid, name, filemode, nlink, owner_uid, gid,"
+                " filesize, atime, mtime, ctime, fileclass, status, guid, csumtype, csumvalue, acl, xattr)"
+                " VALUES (%s, %s, %s, 16877, 1, 0, 0, 0, 1400000000, 1400000000, 1400000000, 0, '-',"
+                " NULL, '', '', '', '{}')",
+                (fileid, parent, f"chain{fileid}"),
+            )
+        await source.execute(f"UPDATE Cns_file_metadata SET status = 'D' WHERE fileid = {LONELY_CHAIN[0]}")
+
+
+async def test_kill_while_a_subtree_comes_back_leaves_nothing_of_it_behind(
+    bridge: Bridge, dpm_site: DpmSite, chimera_dsn: str
+) -> None:
+    """The deeper levels are found through the upper ones, which are mirrored by then."""
+    await plant_chain(dpm_site)
+    await bridge.good("sync", "--once")
+    async with await Source.connect(dpm_config(dpm_site)) as source:
+        await source.execute(f"UPDATE Cns_file_metadata SET status = '-' WHERE fileid = {LONELY_CHAIN[0]}")
+    deep = f"SELECT FROM dome_bridge.quarantine WHERE fileid = {LONELY_CHAIN[2]} FOR UPDATE"
+    async with in_chimera(chimera_dsn, deep):
+        running = bridge.start("sync", "--once")
+        await until(lambda: waits_for_a_lock(chimera_dsn), 20, "stalled in the middle")
+        running.kill()
+        await running.wait()
+    await no_cutover_left(chimera_dsn)
+    await agree(bridge, dpm_site, chimera_dsn)
+
+
+async def waits_for_a_lock(chimera_dsn: str) -> bool:
+    conn = await asyncpg.connect(chimera_dsn)
+    try:
+        return bool(
+            await conn.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+    finally:
+        await conn.close()

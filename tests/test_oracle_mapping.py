@@ -58,7 +58,7 @@ async def write_and_follow(mirrored: Mirrored, seed: int, preset: str, operation
     writer = random_writer(mirrored.dpm_site, seed, preset)
     follower = mirrored.follower(batch=200)
     writing = asyncio.create_task(writer.run(operations=operations, stop=asyncio.Event()))
-    await until(writing, follower.apply_batch)
+    await until(writing.done, follower.apply_batch)
     await writing
     await follower.drain()
 

@@ -74,7 +74,8 @@ WITH written AS (
            isize = excluded.isize, iio = excluded.iio, ictime = excluded.ictime, iatime = excluded.iatime,
            imtime = excluded.imtime, icrtime = least(n.icrtime, excluded.icrtime),
            iaccess_latency = excluded.iaccess_latency, iretention_policy = excluded.iretention_policy,
-           inlink = CASE WHEN n.itype = excluded.itype THEN n.inlink ELSE excluded.inlink END
+           inlink = CASE WHEN n.itype = excluded.itype AND n.itype = 16384 THEN n.inlink
+                         ELSE excluded.inlink END
      WHERE (n.itype, n.imode, n.iuid, n.igid, n.isize, n.iio, n.ictime, n.imtime, n.iaccess_latency,
             n.iretention_policy)
         IS DISTINCT FROM (excluded.itype, excluded.imode, excluded.iuid, excluded.igid, excluded.isize,

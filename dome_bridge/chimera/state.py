@@ -171,6 +171,11 @@ async def note_applied(
     await conn.execute(_SQL["note_applied"], changes, heartbeat_at, marker)
 
 
+async def note_capture_renewed(conn: asyncpg.Connection) -> None:
+    """Triggers had to be made again: what was verified before says nothing any more."""
+    await conn.execute(_SQL["capture_renewed"])
+
+
 async def begin_snapshot(conn: asyncpg.Connection, top: int, expected: int) -> None:
     await conn.execute(_SQL["forget_ranges"])
     await conn.execute(_SQL["begin_snapshot"], top, expected)

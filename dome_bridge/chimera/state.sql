@@ -29,6 +29,7 @@ CREATE TABLE dome_bridge.progress (
     heartbeat_at bigint,
     marker text,
     applied_at timestamptz,
+    capture_since timestamptz NOT NULL DEFAULT now(),
     journal_applied bigint NOT NULL DEFAULT 0
 );
 CREATE TABLE dome_bridge.snapshot_range (
@@ -153,6 +154,9 @@ SELECT phase, phase_since, snapshot_started, snapshot_finished, snapshot_top, en
 
 -- name: set_phase
 UPDATE dome_bridge.progress SET phase = $1, phase_since = now() WHERE phase <> $1
+
+-- name: capture_renewed
+UPDATE dome_bridge.progress SET capture_since = now()
 
 -- name: begin_snapshot
 UPDATE dome_bridge.progress

@@ -28,7 +28,9 @@ SELECT extract(epoch FROM clock_timestamp() - finished_at)::double precision AS 
        missing + extra + different - repaired AS mismatches, missing, extra, different,
        (SELECT extract(epoch FROM max(finished_at))::double precision FROM dome_bridge.verify_run
          WHERE missing + extra + different = repaired) AS last_clean
-  FROM dome_bridge.verify_run WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1
+  FROM dome_bridge.verify_run
+ WHERE finished_at IS NOT NULL AND started_at >= (SELECT capture_since FROM dome_bridge.progress)
+ ORDER BY finished_at DESC LIMIT 1
 
 -- name: former_rivals
 SELECT DISTINCT o.fileid FROM dome_bridge.claim c

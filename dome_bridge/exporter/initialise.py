@@ -36,9 +36,20 @@ async def initialise(config: Config) -> Initialised:
         )
         existing = await _existing(databases)
         if existing is not None:
+            if made:
+                await _renewed(databases.conn)
             return Initialised(existing, already=not made)
         async with target.told("making the bridge's state"):
             return Initialised(await _make_state(databases), already=False)
+
+
+async def _renewed(conn: asyncpg.Connection) -> None:
+    logger.warning(
+        "triggers were missing or outdated and were made again: changes may have been lost; "
+        "run `dome-bridge verify --repair`"
+    )
+    async with target.told("noting the renewed capture"):
+        await state.note_capture_renewed(conn)
 
 
 async def _existing(databases: Databases) -> Site | None:

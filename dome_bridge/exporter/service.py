@@ -204,6 +204,13 @@ class MirrorService:
         self.is_over = False
 
     async def run(self) -> None:
+        """Raises StateError when going on cannot help; everything else is tried again."""
+        try:
+            await self._run_tasks()
+        except* StateError as failed:
+            raise failed.exceptions[0] from None
+
+    async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as group:
             helpers = [
                 group.create_task(self._again("heartbeat", self._beat)),

@@ -289,7 +289,7 @@ def load_runs() -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class LastVerify:
-    """The newest finished pass.
+    """The newest finished pass that began after the triggers were (last) made.
 
     age_seconds: since its end. mismatches: that remained after it. by_kind: as found, before any
     repair. last_clean: Unix time of the end of the newest clean pass.
