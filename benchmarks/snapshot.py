@@ -51,6 +51,9 @@ TABLES = (
 )
 """In an order that the foreign keys allow."""
 
+NEW_ROWS = {"t_inodes": "WHERE inumber > 2", "t_dirs": "WHERE ichild > 2"}
+"""Without root and lost+found, which every new database has."""
+
 MARIADB_OPTIONS = ("--innodb-buffer-pool-size=1G",)
 POSTGRES_OPTIONS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
 """Both catalogs fit in memory and no checkpoint falls into a measurement: work is compared, not disks."""
@@ -193,13 +196,10 @@ async def measure_copy(bench: Bench, result: Result) -> None:
 
 
 async def dump_rows(bench: Bench) -> None:
-    """Writes what the copy made, without the rows that every new database has."""
+    """Writes what the copy made to files of the server."""
     async with bench.postgres.connect(MIRRORED) as connection:
         for table in TABLES:
-            key = {"t_dirs": "ichild", "t_tags_inodes": "itagid"}.get(table, "inumber")
-            rows = f"SELECT {await _columns(connection, table)} FROM {table}"
-            if table in ("t_inodes", "t_dirs"):
-                rows += f" WHERE {key} > 2"
+            rows = f"SELECT {await _columns(connection, table)} FROM {table} {NEW_ROWS.get(table, '')}"
             await connection.execute(f"COPY ({rows}) TO '{bench.rows_file(table)}'")
 
 
@@ -335,8 +335,8 @@ async def run(options: Options) -> None:
         bench = Bench(maria, postgres, options)
         results = [await measure(bench, files) for files in options.sizes]
     described = (
-        f"Chimera of dCache {options.version}, {options.workers} workers, ranges of {options.range_entries:,}, "
-        f"{os.cpu_count()} cores, median of {options.rounds}"
+        f"Chimera of dCache {options.version}, {options.workers} workers, ranges of"
+        f" {options.range_entries:,}, {os.cpu_count()} cores, median of {options.rounds}"
     )
     _print_table(f"First copy and raw COPY FROM of the same rows ({described})", _copy_table(results))
     if options.updates:

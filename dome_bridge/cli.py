@@ -31,6 +31,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from dome_bridge import __version__
 from dome_bridge.chimera import quarantine, state, target
@@ -44,9 +45,11 @@ from dome_bridge.exporter import initialise, pool_plan, service
 from dome_bridge.exporter.cutover import CutoverReport
 from dome_bridge.exporter.cutover_plan import Gate, State
 from dome_bridge.exporter.verify import VerifyReport, verify_site
-from dome_bridge.status import Status, Thresholds, estimate_entries, nagios, read_status, render
+from dome_bridge.status import UNKNOWN, Status, Thresholds, estimate_entries, nagios, read_status, render
 
 logger = logging.getLogger(__name__)
+
+PROGRAM = "dome-bridge"
 
 FINDING = 1
 USAGE = 2
@@ -72,7 +75,7 @@ pass_context = click.make_pass_decorator(Context)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dome-bridge")
+@click.version_option(__version__, prog_name=PROGRAM)
 @click.option(
     "--config",
     "config_path",
@@ -101,7 +104,7 @@ def _log(verbose: int, *, daemon: bool) -> None:
 def main() -> None:
     """Runs a command; what it raises on purpose becomes one line and an exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except BridgeError as exc:
         _fail(str(exc), exc.exit_code)
     except click.exceptions.Abort:
@@ -116,7 +119,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"dome-bridge: {' '.join(message.split())}", err=True)
+    click.echo(f"{PROGRAM}: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 
@@ -132,8 +135,19 @@ def _print_json(value: object) -> None:
 def _print_facts(facts: Mapping[str, object]) -> None:
     table = Table(show_header=False, box=None)
     for key, value in facts.items():
-        table.add_row(key, str(value))
+        _add_row(table, key, value)
     Console().print(table)
+
+
+def _add_row(table: Table, *cells: object) -> None:
+    """As it stands: `[chimera] dsn` and a file system `[/srv]` are no markup."""
+    table.add_row(*(Text(_in_words(cell)) for cell in cells))
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 @cli.command()
@@ -154,8 +168,7 @@ def check(context: Context, no_forecast: bool) -> int:
 def _print_findings(findings: list[dict[str, Any]]) -> None:
     table = Table("severity", "id", "count", "finding", "remedy")
     for finding in findings:
-        keys = ("severity", "id", "count", "message", "remedy")
-        table.add_row(*("" if finding[key] is None else str(finding[key]) for key in keys))
+        _add_row(table, *(finding[key] for key in ("severity", "id", "count", "message", "remedy")))
     Console().print(table)
 
 
@@ -232,19 +245,20 @@ def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
 @pass_context
 def status(context: Context, as_nagios: bool) -> int:
     """Show phase, lag, backlog and what was left out."""
-    config = context.config()
     if as_nagios:
-        return _nagios(config)
-    found = _run(_read_status(config, exact=True))
+        return _nagios(context)
+    found = _run(_read_status(context.config(), exact=True))
     _print_json(found.as_json()) if context.as_json else Console().print(render(found))
     return 0
 
 
-def _nagios(config: Config) -> int:
+def _nagios(context: Context) -> int:
+    """Whatever keeps us from knowing is UNKNOWN: the usual 2 would be an alarm."""
     try:
+        config = context.config()
         code, line = nagios(_run(_read_status(config, exact=False)), Thresholds.of(config.exporter))
     except BridgeError as exc:
-        code, line = 3, f"UNKNOWN - {' '.join(str(exc).split())}"
+        code, line = UNKNOWN, f"DOME-BRIDGE UNKNOWN - {' '.join(str(exc).replace('|', '/').split())}"
     click.echo(line)
     return code
 
@@ -324,9 +338,9 @@ def pools(context: Context) -> int:
 def _print_pools(found: list[dict[str, Any]]) -> None:
     table = Table("pool", "server", "fs", "DPM pool", "files", "bytes", "findings")
     for pool in found:
-        keys = ("name", "server", "fs", "dpm_pool", "files", "bytes")
         findings = ", ".join(finding["id"] for finding in pool["findings"])
-        table.add_row(*(str(pool[key]) for key in keys), findings)
+        keys = ("name", "server", "fs", "dpm_pool", "files", "bytes")
+        _add_row(table, *(pool[key] for key in keys), findings)
     Console().print(table)
 
 
@@ -373,8 +387,8 @@ def _print_cutover(context: Context, report: CutoverReport) -> None:
         return
     table = Table("step", "seconds")
     for step in steps:
-        table.add_row(step["name"], str(step["seconds"]))
-    table.add_row("fence in all", f"{report.fence_seconds:.3f}")
+        _add_row(table, step["name"], step["seconds"])
+    _add_row(table, "fence in all", f"{report.fence_seconds:.3f}")
     Console().print(table)
     click.echo(f"{report.state}{': ' + report.reason if report.reason else ''}")
 
@@ -388,8 +402,9 @@ def complete(context: Context, abandon: bool, yes: bool) -> int:
     config = context.config()
     items = initialise.removal(config).items
     click.echo("This removes:\n" + "\n".join(f"- {item}" for item in items), err=True)
-    if not yes:
-        click.confirm("Go on?", abort=True, err=True)
+    if not (yes or click.confirm("Go on?", err=True)):
+        click.echo(f"{PROGRAM}: not confirmed; nothing was removed", err=True)
+        return FINDING
     _run(initialise.complete(config, abandon=abandon))
     if context.as_json:
         _print_json({"removed": list(items)})

@@ -1,4 +1,4 @@
-"""Ids that are computed: the same in Python and in PostgreSQL, legal for dCache, and never in each other's way."""
+"""Computed ids: the same in Python and in PostgreSQL, legal for dCache, never in each other's way."""
 
 from __future__ import annotations
 

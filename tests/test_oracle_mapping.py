@@ -82,6 +82,7 @@ async def test_copy_of_a_rotten_site_is_what_the_specifications_make_of_it(
         await mirrored.require_agreement(is_fresh=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("seed", "preset", "version", "is_upgraded"),
     [

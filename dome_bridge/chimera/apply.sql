@@ -269,9 +269,11 @@ DELETE FROM dome_bridge.quarantine WHERE reason = 'id-out-of-range'
 INSERT INTO dome_bridge.quarantine (fileid, scope, reason, subject, detail, parent, name)
 VALUES ($1::text::numeric, 'entry', 'id-out-of-range', $2, $3, $4, $5)
 
--- name: awakened
+-- name: note_awakened
 -- Entries left out only because of a directory that stands now, or of a name that was given up.
-SELECT q.fileid::bigint AS fileid FROM dome_bridge.quarantine q
+-- Noted in the transaction that changes that: whoever comes after a kill knows what is still to do.
+INSERT INTO dome_bridge.awakened (fileid)
+SELECT q.fileid::bigint FROM dome_bridge.quarantine q
   JOIN projected_entry p ON p.fileid = q.parent AND p.reason IS NULL AND p.itype = 16384
  WHERE q.scope = 'entry' AND q.reason IN ('parent-absent', 'duplicate-name', 'name-taken')
    AND NOT EXISTS (SELECT FROM scope s WHERE s.fileid = q.fileid)
@@ -280,6 +282,21 @@ SELECT q.fileid::bigint FROM dome_bridge.quarantine q
   JOIN name_change c ON c.change = -1 AND q.parent = pg_temp.fileid(c.iparent)
  WHERE q.scope = 'entry' AND q.reason = 'duplicate-name'
    AND NOT EXISTS (SELECT FROM scope s WHERE s.fileid = q.fileid)
+    ON CONFLICT DO NOTHING
+
+-- name: awakened
+SELECT fileid FROM dome_bridge.awakened ORDER BY fileid LIMIT $1
+
+-- name: settle_awakened
+DELETE FROM dome_bridge.awakened a USING scope s WHERE a.fileid = s.fileid
+
+-- name: clear_odd_hosts
+DELETE FROM dome_bridge.odd_host o USING scope s WHERE o.fileid = s.fileid
+
+-- name: note_odd_hosts
+-- Files whose server is written otherwise in the sfn: a search by the server's name misses them.
+INSERT INTO dome_bridge.odd_host (fileid)
+SELECT DISTINCT fileid FROM projected_replica WHERE odd_host ON CONFLICT DO NOTHING
 
 -- name: rivals
 -- Files that until now claimed a replica path together with one of the scope.

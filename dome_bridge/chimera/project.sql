@@ -39,12 +39,14 @@ SELECT r.rowid, r.fileid, m.pool,
 -- name: replicas_by_sfn
 -- Only the sfn is sure: host, fs and poolname of a replica are copies that some tools leave
 -- empty or stale. The longest mount point that the path lies below is its file system.
-UPDATE projected_replica p SET pool = f.pool
-  FROM (SELECT r.rowid, m.pool
+UPDATE projected_replica p SET pool = f.pool, odd_host = f.odd_host
+  FROM (SELECT r.rowid, m.pool, split_part(q.detail, ':', 1) <> m.server AS odd_host
           FROM projected_replica q
           JOIN stage_replica r ON r.rowid = q.rowid AND r.fileid = q.fileid
          CROSS JOIN LATERAL (
-               SELECT CASE WHEN sole OR poolname = r.poolname THEN pool END AS pool FROM pool_map
+               SELECT CASE WHEN sole OR poolname = r.poolname THEN pool END AS pool,
+                      encode(server, 'escape') AS server
+                 FROM pool_map
                 WHERE server_key = lower(split_part(q.detail, ':', 1))
                   AND starts_with(substr(q.detail, strpos(q.detail, ':') + 1), prefix)
                 ORDER BY length(prefix) DESC, (poolname = r.poolname) DESC LIMIT 1) m

@@ -1,7 +1,9 @@
 How a Chimera database is recognised. Read only.
 
 -- name: tables
-SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'
+-- Not from the information schema, which hides what the account has no right on.
+SELECT relname::text AS table_name FROM pg_class
+ WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
 
 -- name: columns
 SELECT table_name::text, column_name::text FROM information_schema.columns

@@ -49,5 +49,8 @@ SELECT server FROM dome_bridge.moved_server ORDER BY server
 DELETE FROM dome_bridge.moved_server WHERE server = ANY($1)
 
 -- name: unplaced
-SELECT DISTINCT fileid::bigint FROM dome_bridge.quarantine
- WHERE reason IN ('unknown-filesystem', 'no-usable-replica') AND fileid > $1 ORDER BY 1 LIMIT $2
+SELECT fileid FROM (
+    SELECT fileid::bigint FROM dome_bridge.quarantine
+     WHERE reason IN ('unknown-filesystem', 'no-usable-replica') AND fileid > $1
+    UNION
+    SELECT fileid FROM dome_bridge.odd_host WHERE fileid > $1) u ORDER BY fileid LIMIT $2

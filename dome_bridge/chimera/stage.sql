@@ -88,7 +88,7 @@ CREATE TEMP TABLE acl_ace (
 CREATE TEMP TABLE checksum_kind (name text PRIMARY KEY, legacy text, itype integer, digits integer);
 
 CREATE TEMP TABLE projected_replica (
-    rowid bigint, fileid bigint, pool text, reason text, detail text
+    rowid bigint, fileid bigint, pool text, reason text, detail text, odd_host boolean
 ) ON COMMIT DELETE ROWS;
 CREATE INDEX ON projected_replica (rowid);
 CREATE TEMP TABLE projected_location (fileid bigint, pool text, rowid bigint) ON COMMIT DELETE ROWS;

@@ -72,6 +72,8 @@ CREATE TABLE dome_bridge.dpm_fs (
     dcache_pool text NOT NULL,
     PRIMARY KEY (poolname, server, fs)
 );
+CREATE TABLE dome_bridge.awakened (fileid bigint PRIMARY KEY);
+CREATE TABLE dome_bridge.odd_host (fileid bigint PRIMARY KEY);
 CREATE TABLE dome_bridge.moved_server (server bytea PRIMARY KEY);
 CREATE TABLE dome_bridge.dpm_token (
     s_token bytea PRIMARY KEY, u_token bytea, poolname bytea, path bytea, t_space numeric, groups bytea

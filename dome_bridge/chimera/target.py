@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 LOCKS = 0x444F4D45
 APPLIER = 1
 GATE = 2
+STATEMENT_SECONDS = 1800.0
+"""No statement takes so long; a server that is silent longer is taken for gone."""
+
 LINKS = 3
+CUTOVER = 4
 
 
 async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.Connection:  # noqa: ASYNC109
@@ -33,6 +37,7 @@ async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.C
             chimera.dsn,
             password=chimera.password or None,
             timeout=timeout,
+            command_timeout=STATEMENT_SECONDS,
             statement_cache_size=500,
             server_settings={"application_name": "dome-bridge"},
         )
@@ -64,6 +69,7 @@ def is_lost(exc: BaseException) -> bool:
         asyncpg.OperatorInterventionError,
         asyncpg.CannotConnectNowError,
         asyncpg.TooManyConnectionsError,
+        asyncpg.InternalClientError,
         ConnectionError,
         TimeoutError,
         TargetError,

@@ -38,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 _SQL = load("dome_bridge.chimera", "cutover.sql")
 
-CUTOVER = 9
-"""The lock, beside those of `target`, of the one process that cuts over or aborts."""
-
 NEWEST = 10_000
 """Entries with the highest fileids that are compared once more behind the fence."""
 
@@ -337,7 +334,7 @@ Confirm = Callable[[tuple[Gate, ...]], Awaitable[bool]]
 async def _opened(config: Config, clock: Clock) -> AsyncIterator[tuple[Session, Source, Cutover]]:
     """Alone: an abort beside a commit could give the catalog to both sides."""
     async with open_session(config) as session, admin_source(config) as admin, session.mirror() as mirror:
-        if not await session.conn.fetchval(_SQL["lock"], target.LOCKS, CUTOVER):
+        if not await session.conn.fetchval(_SQL["lock"], target.LOCKS, target.CUTOVER):
             raise StateError(
                 "another `dome-bridge cutover` is at work on this site: let it end, or interrupt it first"
             )

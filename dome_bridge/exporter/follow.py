@@ -87,6 +87,7 @@ class Follower:
     async def _apply(self, rows: list[JournalRow]) -> Batch:
         batch = _summary(rows)
         if not rows:
+            batch.applied.add(await self._mirror.apply_awakened())
             return batch
         if batch.heartbeat_at is not None:
             batch.source_now = float(await self._source.fetchval("SELECT UNIX_TIMESTAMP()"))

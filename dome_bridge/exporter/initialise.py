@@ -28,9 +28,12 @@ class Initialised:
 async def initialise(config: Config) -> Initialised:
     """Fixes offset and instance id, makes state, journal and triggers. Harmless when done before.
 
-    The triggers come first: if that fails, nothing says that the site is initialised.
+    The triggers come before the state: if they fail, nothing says that the site is initialised.
+    What would refuse the state is looked at before the triggers: nobody would read their journal.
     """
     async with open_databases(config) as databases, admin_source(config) as admin:
+        if await _existing(databases) is None:
+            await _refuse_tagged_root(databases.conn, databases.chimera.root_inumber)
         made = await capture.install(
             admin, databases.layout, lock_wait_seconds=max(1, round(config.exporter.lock_wait_seconds))
         )

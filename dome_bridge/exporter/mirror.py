@@ -31,6 +31,8 @@ SEQUENCE_HEADROOM = 1_000_000
 APPLY_CHUNK = 50_000
 """Entries in one transaction at the most: a directory that comes back may awaken millions."""
 
+DEADLOCK_TRIES = 5
+
 UNFIT = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
@@ -70,10 +72,9 @@ _CHANGES = {
 
 @dataclass
 class Applied:
-    """What one call did. changes: rows by (table, operation). awakened: fileids to apply next."""
+    """What one call did. changes: rows by (table, operation)."""
 
     changes: dict[tuple[str, str], int] = field(default_factory=dict)
-    awakened: list[int] = field(default_factory=list)
     mirrored: int = 0
 
     def count(self, table: str, operation: str, rows: int) -> None:
@@ -99,6 +100,8 @@ class Mirror:
 
     def __init__(self, projection: Projection, sequence: str) -> None:
         self._projection = projection
+        self.told: Callable[[], None] = lambda: None
+        """Told after each transaction: sign of life while much is applied at once."""
         self._conn = projection.conn
         site = projection.site
         self._apply = stage.fill("dome_bridge.chimera", "apply.sql", site, inumber_sequence=sequence)
@@ -130,25 +133,43 @@ class Mirror:
         The caller holds `source.snapshot()`. mend: also count links and tags afresh (repair).
         `at_commit` runs in the last transaction: when it is committed, all of them are.
         """
-        total, waiting = Applied(), sorted(set(fileids))
         async with target.passing_gate(self._conn):
-            while waiting:
-                result = await self._apply_surely(waiting[:APPLY_CHUNK], mend=mend)
-                total.add(result)
-                waiting = waiting[APPLY_CHUNK:] + result.awakened
+            total = await self._apply_chunks(sorted(set(fileids)), mend=mend)
+            total.add(await self.apply_awakened())
             if at_commit is not None:
                 async with self._conn.transaction():
                     await at_commit(self._conn)
         return total
 
+    async def _apply_chunks(self, fileids: Sequence[int], *, mend: bool = False) -> Applied:
+        total = Applied()
+        for first in range(0, len(fileids), APPLY_CHUNK):
+            total.add(await self._apply_surely(fileids[first : first + APPLY_CHUNK], mend=mend))
+            self.told()
+        return total
+
+    async def apply_awakened(self) -> Applied:
+        """What is noted as awakened, level by level, also by a process that was killed since.
+
+        The caller holds `source.snapshot()`.
+        """
+        total = Applied()
+        async with target.passing_gate(self._conn):
+            while waiting := await self._conn.fetch(self._apply["awakened"], APPLY_CHUNK):
+                total.add(await self._apply_chunks([row["fileid"] for row in waiting]))
+        return total
+
     async def apply_range(
         self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None = None
     ) -> Applied:
-        """The first copy of a range: directories, or all else. Takes its own snapshot of the source."""
+        """The first copy of a range: directories, or all else. Takes its own snapshot of the source.
+
+        What it awakens is left to `apply_awakened`: ranges run side by side, that must not.
+        """
         async with target.passing_gate(self._conn):
             try:
                 return await self._apply_range(lo, hi, directories=directories, at_commit=at_commit)
-            except UNFIT as exc:
+            except (*UNFIT, asyncpg.TransactionRollbackError) as exc:
                 # Often an entry took another's name while the copy was under way.
                 logger.info("range is applied with care lo=%d hi=%d reason=%s", lo, hi, exc)
             return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
@@ -165,16 +186,20 @@ class Mirror:
             await self._projection.project_rows(unique_names=True)
             await self._projection.project_presence(mirrored=False)
             result = await self._insert(directories=directories)
-            if at_commit is not None and not result.awakened:
+            if at_commit is not None:
                 await at_commit(self._conn)
-        return await self._awaken(result, at_commit)
+        return result
 
     async def _apply_range_with_care(
         self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None
     ) -> Applied:
         fileids = await self._ids_in_range(lo, hi, directories=directories)
         async with self.source.snapshot():
-            return await self.apply_ids(fileids, at_commit=at_commit)
+            result = await self._apply_chunks(sorted(fileids))
+        if at_commit is not None:
+            async with self._conn.transaction():
+                await at_commit(self._conn)
+        return result
 
     async def _ids_in_range(self, lo: int, hi: int, *, directories: bool) -> set[int]:
         found = set(await read.fileids(self.source, lo, hi, directories=directories))
@@ -182,13 +207,6 @@ class Mirror:
             await self._projection.widen_to_mirrored(lo, hi)
             found.update(row[0] for row in await self._conn.fetch("SELECT fileid FROM scope"))
         return found
-
-    async def _awaken(self, result: Applied, at_commit: AtCommit | None) -> Applied:
-        if not result.awakened:
-            return result
-        async with self.source.snapshot():
-            result.add(await self.apply_ids(result.awakened, at_commit=at_commit))
-        return result
 
     async def _apply_surely(self, fileids: Sequence[int], *, mend: bool) -> Applied:
         """No row may stop the mirror: what PostgreSQL refuses is found by halving, and left out."""
@@ -201,9 +219,7 @@ class Mirror:
         total = Applied()
         middle = len(fileids) // 2
         for half in (fileids[:middle], fileids[middle:]):
-            result = await self._apply_surely(half, mend=mend)
-            total.add(result)
-            total.awakened += result.awakened
+            total.add(await self._apply_surely(half, mend=mend))
         return total
 
     async def _refuse(self, fileid: int, error: Exception, *, mend: bool) -> Applied:
@@ -214,14 +230,21 @@ class Mirror:
     async def _apply_wide_enough(
         self, fileids: Sequence[int], *, mend: bool, refused: Mapping[int, str] = NOTHING_REFUSED
     ) -> Applied:
-        wanted = set(fileids)
+        wanted, tries = set(fileids), 0
         while True:
             try:
                 async with self._conn.transaction():
+                    # Ranges of the first copy that need care meet in the same directories.
+                    await target.take_link_lock(self._conn)
                     return await self._apply_once(sorted(wanted), mend=mend, refused=refused)
             except _WiderScopeError as wider:
                 logger.debug("scope widened by=%d", len(wider.fileids - wanted))
                 wanted |= wider.fileids
+            except asyncpg.TransactionRollbackError as exc:
+                tries += 1
+                if tries >= DEADLOCK_TRIES:
+                    raise
+                logger.info("applying again after a deadlock entries=%d error=%s", len(wanted), exc)
 
     async def _apply_once(self, fileids: Sequence[int], *, mend: bool, refused: Mapping[int, str]) -> Applied:
         await self._projection.stage_ids(fileids)
@@ -258,7 +281,7 @@ class Mirror:
         await self._run(result, ["insert_inodes", "insert_names"])
         if not directories:
             await self._run(result, ["insert_locations", "insert_checksums", "upsert_targets"])
-            await self._run(result, ["report_directories"])
+            await self._run(result, ["report_directories", "note_odd_hosts"])
         await self._run(result, ["upsert_acls", "report_quarantine", "note_claims"])
         if directories or self._projection.site.links_count_files:
             # Workers whose files share directories would meet in different orders.
@@ -287,6 +310,7 @@ class Mirror:
         # A stale trash row of the same id would make the delete trigger fail.
         await self._run(result, ["delete_trash", "delete_inodes", "delete_trash"])
         await self._run(result, ["clear_quarantine", "report_quarantine", "clear_claims", "note_claims"])
+        await self._run(result, ["clear_odd_hosts", "note_odd_hosts", "settle_awakened"])
         if mend:
             await self._run(result, ["recount_links"])
         await self._finish(result)
@@ -353,9 +377,8 @@ class Mirror:
         result.mirrored = mirrored
         if highest is not None:
             await self._conn.fetchval(self._apply["advance_sequences"], highest + SEQUENCE_HEADROOM)
-        if not may_awaken:
-            return
-        result.awakened = [row["fileid"] for row in await self._conn.fetch(self._apply["awakened"])]
+        if may_awaken:
+            await self._conn.execute(self._apply["note_awakened"])
 
     async def _run(self, result: Applied, names: Iterable[str]) -> None:
         for name in names:

@@ -297,6 +297,7 @@ class MirrorService:
     async def _follow(self, session: Session) -> None:
         self._observer.phase_changed((await state.progress(session.conn)).phase)
         async with session.mirror() as mirror:
+            mirror.told = self._be_active
             follower = Follower(mirror, batch=self._config.exporter.batch)
             self._following.set()
             try:
@@ -304,6 +305,9 @@ class MirrorService:
                     pass
             finally:
                 self._following.clear()
+
+    def _be_active(self) -> None:
+        self.last_activity = self._clock()
 
     async def _apply_batch(self, follower: Follower) -> bool:
         batch = await follower.apply_batch()

@@ -78,7 +78,7 @@ async def forget_moved(conn: asyncpg.Connection, servers: Sequence[bytes]) -> No
 
 
 async def unplaced(conn: asyncpg.Connection, after: int, limit: int) -> list[int]:
-    """Fileids in the quarantine because of where their replicas are."""
+    """Fileids in the quarantine because of where their replicas are, or with servers oddly written."""
     return [row["fileid"] for row in await conn.fetch(_SQL["unplaced"], after, limit)]
 
 

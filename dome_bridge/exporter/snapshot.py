@@ -103,7 +103,7 @@ class Snapshot:
         assert progress.snapshot_top is not None
         for step in STEPS:
             await self._run_step(step, progress.snapshot_top, progress.entries_expected or 0)
-        await self._note_beyond()
+            await self._settle()
         for table in ANALYZED:
             await self._conn.execute(f"ANALYZE {table}")
         await state.finish_snapshot(self._conn)
@@ -165,10 +165,13 @@ class Snapshot:
         self._note(applied)
         self._advance(count.step, count.entries, count.expected)
 
-    async def _note_beyond(self) -> None:
+    async def _settle(self) -> None:
+        """What the ranges left: ids that do not fit, and entries whose directory came after them."""
         mirror = await self._open_mirror()
         try:
             await mirror.note_beyond()
+            async with mirror.source.snapshot():
+                await mirror.apply_awakened()
         finally:
             await self._close_mirror(mirror)
 

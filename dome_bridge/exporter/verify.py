@@ -139,10 +139,11 @@ class Verifier:
                 report.add(mismatch)
             report.seconds += self._clock() - begun
             await self._note(run, cursor, report, found, repaired=bool(repaired))
-            advance(report)
             if cursor >= MAX_FILEID:
                 report.finished = True
                 await self._conn.execute(self._sql["finish"], run)
+            advance(report)
+            if report.finished:
                 break
             await self._throttle(compared, self._clock() - begun)
         return report
