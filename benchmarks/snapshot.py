@@ -237,6 +237,10 @@ async def measure_follow(bench: Bench, result: Result) -> None:
 
 
 async def measure_sizes(bench: Bench, result: Result) -> None:
+    tables = ", ".join(
+        f"{CNS}.{table}" for table in ("Cns_file_metadata", "Cns_file_replica", "Cns_symlinks")
+    )
+    await bench.maria.fetch(f"ANALYZE TABLE {tables}")
     ((size,),) = await bench.maria.fetch(
         "SELECT SUM(data_length + index_length) FROM information_schema.tables WHERE table_schema = %s",
         (CNS,),

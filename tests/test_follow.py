@@ -484,7 +484,6 @@ async def remove_filesystem(mirrored: Mirrored, place: Place) -> None:
     await mirrored.catalog.session.delete(mirrored.catalog.filesystems, server=place.server)
 
 
-@pytest.mark.xfail(strict=True, reason="read.files_on compares the server in the sfn with case")
 async def test_file_whose_path_spells_the_server_otherwise_leaves_with_its_filesystem(
     mirrored: Mirrored,
 ) -> None:

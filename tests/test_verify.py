@@ -107,6 +107,7 @@ def counts(report: VerifyReport) -> tuple[int, ...]:
     return (report.compared, report.missing, report.extra, report.different, report.unsettled)
 
 
+@pytest.mark.long
 async def test_damage_of_a_file_is_found_and_mended(mirrored: Mirrored) -> None:
     file = await mirrored.catalog.file(f"{HOME}/f", acl="A6101,B4102,C6101,D4103,E60,F00")
     await mirrored.snapshot_and_follow()
