@@ -21,9 +21,28 @@ SELECT pg_temp.fileid(d.ichild) AS fileid, n.ipnfsid = pg_temp.pnfsid(pg_temp.fi
                     WHERE s.fileid = pg_temp.fileid(d.ichild)
                       AND n.ipnfsid = pg_temp.pnfsid(s.fileid))
 
+-- name: disarm
+-- Of an entry that PostgreSQL refuses, whatever statement it was: nothing but its place is kept.
+UPDATE stage_entry SET size = 0, atime = 0, mtime = 0, ctime = 0, csumtype = NULL, csumvalue = NULL,
+       acl = NULL, xattr = NULL
+ WHERE fileid = $1
+
+-- name: disarm_replicas
+DELETE FROM stage_replica WHERE fileid = $1
+
+-- name: disarm_symlink
+DELETE FROM stage_symlink WHERE fileid = $1
+
 -- name: refuse
 UPDATE projected_entry SET reason = 'refused-by-chimera', detail = left($2, 500)
  WHERE fileid = $1 AND fileid <> {root_fileid}
+
+-- name: inumber_taken
+-- dCache numbers what it makes itself; the number of a mirrored entry must never change hands.
+UPDATE projected_entry p
+   SET reason = 'inumber-taken', detail = 'dCache gave inumber ' || p.inumber || ' to ' || n.ipnfsid
+  FROM t_inodes n
+ WHERE n.inumber = p.inumber AND n.ipnfsid <> pg_temp.pnfsid(p.fileid) AND p.reason IS NULL
 
 -- name: name_taken
 UPDATE projected_entry SET reason = 'name-taken', detail = 'dCache has an entry of its own under this name'
@@ -76,12 +95,13 @@ WITH written AS (
            iaccess_latency = excluded.iaccess_latency, iretention_policy = excluded.iretention_policy,
            inlink = CASE WHEN n.itype = excluded.itype AND n.itype = 16384 THEN n.inlink
                          ELSE excluded.inlink END
-     WHERE (n.itype, n.imode, n.iuid, n.igid, n.isize, n.iio, n.ictime, n.imtime, n.iaccess_latency,
+     WHERE ((n.itype, n.imode, n.iuid, n.igid, n.isize, n.iio, n.ictime, n.imtime, n.iaccess_latency,
             n.iretention_policy)
         IS DISTINCT FROM (excluded.itype, excluded.imode, excluded.iuid, excluded.igid, excluded.isize,
             excluded.iio, excluded.ictime, excluded.imtime, excluded.iaccess_latency,
             excluded.iretention_policy)
-           OR (n.itype <> 16384 AND n.inlink <> 1)
+           OR (n.itype <> 16384 AND n.inlink <> 1))
+       AND n.ipnfsid = excluded.ipnfsid
     RETURNING xmax = 0 AS inserted
 )
 SELECT count(*) FILTER (WHERE inserted) AS inserted, count(*) FILTER (WHERE NOT inserted) AS updated
@@ -235,6 +255,11 @@ DELETE FROM t_inodes n USING gone g WHERE n.inumber = g.inumber
 DELETE FROM t_locationinfo_trash t USING gone g
  WHERE t.ipnfsid = pg_temp.pnfsid(pg_temp.fileid(g.inumber))
 
+-- name: delete_trash_of_living
+-- Left by whoever deleted an entry that stands again: dCache's cleaner would remove its file.
+DELETE FROM t_locationinfo_trash t USING projected_entry p
+ WHERE p.reason IS NULL AND t.ipnfsid = pg_temp.pnfsid(p.fileid)
+
 -- name: clear_quarantine
 DELETE FROM dome_bridge.quarantine q USING scope s
  WHERE q.fileid = s.fileid
@@ -287,6 +312,10 @@ SELECT q.fileid::bigint FROM dome_bridge.quarantine q
 -- name: awakened
 SELECT fileid FROM dome_bridge.awakened ORDER BY fileid LIMIT $1
 
+-- name: awaken_claimants
+-- At the end of the first copy: a rival may have gone before its range was read.
+INSERT INTO dome_bridge.awakened (fileid) SELECT DISTINCT fileid FROM dome_bridge.claim ON CONFLICT DO NOTHING
+
 -- name: settle_awakened
 DELETE FROM dome_bridge.awakened a USING scope s WHERE a.fileid = s.fileid
 
@@ -317,7 +346,7 @@ SELECT DISTINCT fileid, sha256(sfn) FROM stage_replica WHERE claimed ON CONFLICT
 
 -- name: advance_sequences
 SELECT setval(pg_get_serial_sequence('t_inodes', 'inumber'), $1::bigint)
- WHERE (SELECT last_value FROM {inumber_sequence}) < $1::bigint - 500000
+ WHERE (SELECT last_value FROM {inumber_sequence}) < $2::bigint
 
 -- name: outcome
 SELECT count(*) AS mirrored, max(inumber) AS highest FROM projected_entry WHERE reason IS NULL

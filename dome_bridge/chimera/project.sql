@@ -132,13 +132,13 @@ WITH parsed AS MATERIALIZED (
       LEFT JOIN checksum_kind k ON k.legacy = upper(encode(e.csumtype, 'escape'))
      WHERE e.csumtype <> '' AND e.csumvalue <> '' AND e.mode & 61440 = 32768
 ), chosen AS (
-    SELECT DISTINCT ON (g.fileid, coalesce(k.itype::text, g.name)) g.fileid, g.name, k.itype, k.digits,
+    SELECT DISTINCT ON (g.fileid, k.itype, CASE WHEN k.itype IS NULL THEN g.name END) g.fileid, g.name, k.itype, k.digits,
            CASE WHEN k.itype = 1 AND length(v.isum) < 8 AND v.isum <> '' THEN lpad(v.isum, 8, '0')
                 ELSE v.isum END AS isum
       FROM given g
      CROSS JOIN LATERAL (SELECT lower(btrim(g.value, E' \t\r\n')) AS isum) v
       LEFT JOIN checksum_kind k ON k.name = g.name
-     ORDER BY g.fileid, coalesce(k.itype::text, g.name), g.rank, g.name
+     ORDER BY g.fileid, k.itype, CASE WHEN k.itype IS NULL THEN g.name END, g.rank, g.name
 )
 SELECT fileid, itype, isum, name,
        CASE WHEN itype IS NULL THEN 'checksum-unsupported'

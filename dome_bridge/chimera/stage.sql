@@ -79,8 +79,10 @@ CREATE TEMP TABLE stage_symlink (fileid bigint PRIMARY KEY, linkname bytea) ON C
 
 CREATE TEMP TABLE scope (fileid bigint PRIMARY KEY) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE acl_form (
-    acl bytea, mode bigint, imode integer, reason text, PRIMARY KEY (acl, mode)
+    acl bytea, mode bigint, imode integer, reason text
 ) ON COMMIT DELETE ROWS;
+-- By hash: an ACL column may hold more than an entry of a B-tree can.
+CREATE INDEX ON acl_form USING hash (acl);
 CREATE TEMP TABLE acl_ace (
     acl bytea, mode bigint, ace_order integer, rs_type integer, type integer, access_msk integer,
     who integer, who_id integer, flags integer
@@ -131,7 +133,9 @@ SELECT server, fs, poolname, dcache_pool AS pool, lower(encode(server, 'escape')
        rtrim(encode(fs, 'escape'), '/') || '/' AS prefix,
        count(*) OVER (PARTITION BY server, fs) = 1 AS sole
   FROM dome_bridge.dpm_fs;
-CREATE TEMP VIEW known_dir AS SELECT inumber FROM t_inodes WHERE itype = 16384;
+CREATE TEMP VIEW known_dir AS
+SELECT inumber FROM t_inodes
+ WHERE itype = 16384 AND ipnfsid = pg_temp.pnfsid(pg_temp.fileid(inumber));
 
 -- name: check_tables
 CREATE TEMP TABLE pool_map (

@@ -204,9 +204,10 @@ async def step_progress(conn: asyncpg.Connection, step: str) -> StepProgress:
     """Ranges may finish out of order; only the part without a gap counts as reached."""
     reached = entries = mirrored = 0
     for row in await conn.fetch(_SQL["ranges_done"], step):
-        if row["lo"] != reached + 1:
+        if row["lo"] > reached + 1:
             break
-        reached = row["hi"]
+        # Borders shift when entries vanish between two runs.
+        reached = max(reached, row["hi"])
         entries += row["entries"]
         mirrored += row["mirrored"]
     return StepProgress(reached, entries, mirrored)

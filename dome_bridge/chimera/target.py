@@ -48,16 +48,17 @@ async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.C
         ) from exc
     except asyncpg.InvalidAuthorizationSpecificationError as exc:
         raise PrivilegeError(
-            f"{where}: {_one_line(exc)}; correct the account or password in [chimera] dsn or password_file, "
+            f"{where}: {one_line(exc)}; correct the account or password in [chimera] dsn or password_file, "
             "and look at pg_hba.conf"
         ) from exc
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise TargetError(
-            f"cannot connect to {where}: {_one_line(exc)}; is PostgreSQL running, and is [chimera] dsn right?"
+            f"cannot connect to {where}: {one_line(exc)}; is PostgreSQL running, and is [chimera] dsn right?"
         ) from exc
 
 
-def _one_line(exc: BaseException) -> str:
+def one_line(exc: BaseException) -> str:
+    """An error's text without line breaks: it may quote a name that somebody chose."""
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
@@ -85,7 +86,7 @@ async def told(what: str) -> AsyncIterator[None]:
     except BridgeError:
         raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError) as exc:
-        raise TargetError(f"{what}: {_one_line(exc)} ({type(exc).__name__})") from exc
+        raise TargetError(f"{what}: {one_line(exc)} ({type(exc).__name__})") from exc
 
 
 async def try_applier_lock(conn: asyncpg.Connection) -> bool:

@@ -217,7 +217,7 @@ class BeyondEntry(NamedTuple):
 async def entries_beyond(source: Source) -> list[BeyondEntry]:
     rows = await source.fetch(
         f"SELECT fileid, rowid, parent_fileid, name FROM {source.cns}.Cns_file_metadata "
-        f"WHERE fileid > {MAX_FILEID} OR fileid = 0 OR fileid IS NULL ORDER BY rowid LIMIT 10000"
+        f"WHERE fileid > {MAX_FILEID} OR fileid = 0 OR fileid IS NULL ORDER BY rowid"
     )
     return [
         BeyondEntry(int(fileid or 0), int(rowid), int(parent or 0), bytes(name or b""))

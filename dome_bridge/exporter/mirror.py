@@ -25,8 +25,9 @@ from dome_bridge.staging import MAX_FILEID
 
 logger = logging.getLogger(__name__)
 
-SEQUENCE_HEADROOM = 1_000_000
-"""The inumber sequence is kept this far ahead, so that not every batch has to move it."""
+SEQUENCE_HEADROOM = 10**9
+"""The inumber sequence is kept at least half as far ahead: what dCache makes before its time must
+not take numbers that DPM's next entries will need."""
 
 APPLY_CHUNK = 50_000
 """Entries in one transaction at the most: a directory that comes back may awaken millions."""
@@ -159,6 +160,14 @@ class Mirror:
                 total.add(await self._apply_chunks([row["fileid"] for row in waiting]))
         return total
 
+    async def apply_claimants(self) -> Applied:
+        """All files that claimed a path together with another, judged once more.
+
+        The caller holds `source.snapshot()`.
+        """
+        await self._conn.execute(self._apply["awaken_claimants"])
+        return await self.apply_awakened()
+
     async def apply_range(
         self, lo: int, hi: int, *, directories: bool, at_commit: AtCommit | None = None
     ) -> Applied:
@@ -171,7 +180,7 @@ class Mirror:
                 return await self._apply_range(lo, hi, directories=directories, at_commit=at_commit)
             except (*UNFIT, asyncpg.TransactionRollbackError) as exc:
                 # Often an entry took another's name while the copy was under way.
-                logger.info("range is applied with care lo=%d hi=%d reason=%s", lo, hi, exc)
+                logger.info("range is applied with care lo=%d hi=%d reason=%s", lo, hi, target.one_line(exc))
             return await self._apply_range_with_care(lo, hi, directories=directories, at_commit=at_commit)
 
     async def _apply_range(
@@ -215,7 +224,9 @@ class Mirror:
         except UNFIT as exc:
             if len(fileids) == 1:
                 return await self._refuse(fileids[0], exc, mend=mend)
-            logger.warning("halving a batch that does not fit entries=%d error=%s", len(fileids), exc)
+            logger.warning(
+                "halving a batch that does not fit entries=%d error=%s", len(fileids), target.one_line(exc)
+            )
         total = Applied()
         middle = len(fileids) // 2
         for half in (fileids[:middle], fileids[middle:]):
@@ -223,8 +234,8 @@ class Mirror:
         return total
 
     async def _refuse(self, fileid: int, error: Exception, *, mend: bool) -> Applied:
-        logger.error("entry left out fileid=%d error=%s", fileid, error)
-        detail = f"Chimera refused the entry: {error}"
+        logger.error("entry left out fileid=%d error=%s", fileid, target.one_line(error))
+        detail = f"Chimera refused the entry: {target.one_line(error)}"
         return await self._apply_wide_enough([fileid], mend=mend, refused={fileid: detail})
 
     async def _apply_wide_enough(
@@ -244,14 +255,20 @@ class Mirror:
                 tries += 1
                 if tries >= DEADLOCK_TRIES:
                     raise
-                logger.info("applying again after a deadlock entries=%d error=%s", len(wanted), exc)
+                logger.info(
+                    "applying again after a deadlock entries=%d error=%s", len(wanted), target.one_line(exc)
+                )
 
     async def _apply_once(self, fileids: Sequence[int], *, mend: bool, refused: Mapping[int, str]) -> Applied:
         await self._projection.stage_ids(fileids)
+        for fileid in refused:
+            for name in ("disarm", "disarm_replicas", "disarm_symlink"):
+                await self._conn.execute(self._apply[name], fileid)
         await self._require_rivals()
         await self._projection.project_rows(unique_names=False)
         for fileid, detail in refused.items():
             await self._conn.execute(self._apply["refuse"], fileid, detail)
+        await self._conn.execute(self._apply["inumber_taken"])
         await self._require_displaced()
         await self._projection.project_presence(mirrored=True)
         return await self._update(mend=mend)
@@ -308,7 +325,7 @@ class Mirror:
         await self._run(result, ["delete_targets", "upsert_targets", "delete_acls", "upsert_acls"])
         await self._retag_if_needed(result, mend=mend)
         # A stale trash row of the same id would make the delete trigger fail.
-        await self._run(result, ["delete_trash", "delete_inodes", "delete_trash"])
+        await self._run(result, ["delete_trash", "delete_inodes", "delete_trash", "delete_trash_of_living"])
         await self._run(result, ["clear_quarantine", "report_quarantine", "clear_claims", "note_claims"])
         await self._run(result, ["clear_odd_hosts", "note_odd_hosts", "settle_awakened"])
         if mend:
@@ -366,8 +383,10 @@ class Mirror:
             "uses_before",
         ):
             await self._conn.execute(self._tags[name])
+            self.told()
         for name in ("delete_tags", "delete_gone_tags", "upsert_tags"):
             self._note(result, name, await self._conn.execute(self._tags[name]))
+            self.told()
         for name in ("uses_after", "note_uses"):
             await self._conn.execute(self._tags[name])
         await self._conn.execute(self._tags["drop_contents"], dropped)
@@ -376,13 +395,15 @@ class Mirror:
         mirrored, highest = await self._conn.fetchrow(self._apply["outcome"])
         result.mirrored = mirrored
         if highest is not None:
-            await self._conn.fetchval(self._apply["advance_sequences"], highest + SEQUENCE_HEADROOM)
+            ahead = highest + SEQUENCE_HEADROOM
+            await self._conn.fetchval(self._apply["advance_sequences"], ahead, ahead - SEQUENCE_HEADROOM // 2)
         if may_awaken:
             await self._conn.execute(self._apply["note_awakened"])
 
     async def _run(self, result: Applied, names: Iterable[str]) -> None:
         for name in names:
             self._note(result, name, await self._conn.execute(self._apply[name]))
+            self.told()
 
     def _note(self, result: Applied, name: str, status: str) -> None:
         if name in _CHANGES:

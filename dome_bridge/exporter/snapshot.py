@@ -171,7 +171,7 @@ class Snapshot:
         try:
             await mirror.note_beyond()
             async with mirror.source.snapshot():
-                await mirror.apply_awakened()
+                await mirror.apply_claimants()
         finally:
             await self._close_mirror(mirror)
 
