@@ -29,7 +29,7 @@ GOOD = Readings(
     backlog=3,
     verify_age=60.0,
     verify_mismatches=0,
-    trash_of_ours=0,
+    trash=0,
     fence_possible="",
     foreign_triggers=(),
 )
@@ -186,7 +186,7 @@ def test_good_readings_pass_every_gate() -> None:
         ({"verify_age": None}, "verify-clean", "dome-bridge verify"),
         ({"verify_age": 3601.0}, "verify-clean", "3601 s ago, at most 3600 s"),
         ({"verify_mismatches": 2}, "verify-clean", "2 mismatches"),
-        ({"trash_of_ours": 1}, "trash-empty", "remove these rows"),
+        ({"trash": 1}, "trash-empty", "remove these rows"),
         ({"fence_possible": "GRANT this"}, "fence-possible", "GRANT this"),
         ({"foreign_triggers": ("audit on t",)}, "no-foreign-triggers", "audit on t"),
     ],

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dome_bridge.exporter import verify
+from dome_bridge.exporter.mirror import Applied, Mirror
 from dome_bridge.exporter.verify import VerifyReport
 from sandbox.dpm_statements import text
 from sandbox.writer import TAME, WILD, CatalogWriter
@@ -234,6 +235,33 @@ async def test_children_of_a_directory_whose_change_waits_are_no_mismatches(mirr
         await catalog.update(directory, name=name)
         report = await mirrored.verify(range_entries=100)
         assert (report.mismatches, report.unsettled) == (0, 0), report.examples
+
+
+async def test_children_that_a_kill_left_to_be_awakened_are_no_mismatches(
+    mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = mirrored.catalog
+    directory = await catalog.mkdir(f"{HOME}/d")
+    file = await catalog.file(f"{HOME}/d/f")
+    await catalog.update(directory, name=NOT_UTF8)
+    await mirrored.snapshot_and_follow()
+
+    async def killed(mirror: Mirror) -> Applied:
+        raise KilledError
+
+    await catalog.update(directory, name="good")
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "apply_awakened", killed)
+        with pytest.raises(KilledError):
+            await mirrored.follow()
+    assert (await mirrored.path(directory), await mirrored.path(file)) == (f"{HOME}/good", None)
+    report = await mirrored.verify()
+    assert (report.mismatches, report.unsettled) == (0, 0), report.examples
+    await mirrored.require_agreement()
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
 
 
 async def test_rival_of_a_file_whose_change_waits_is_no_mismatch(mirrored: Mirrored) -> None:

@@ -10,16 +10,13 @@ SELECT NOT EXISTS (SELECT FROM t_inodes WHERE inumber BETWEEN $1::bigint + {offs
    AND NOT EXISTS (SELECT FROM dome_bridge.claim WHERE fileid BETWEEN $1 AND $2)
 
 -- name: displaced
--- Who holds a name that an entry of the scope now claims, and is not in the scope itself?
-SELECT pg_temp.fileid(d.ichild) AS fileid, n.ipnfsid = pg_temp.pnfsid(pg_temp.fileid(d.ichild)) AS ours,
-       p.fileid AS claimant
+-- Which mirrored entry holds a name that one of the scope now claims, and is not in the scope itself?
+SELECT pg_temp.fileid(d.ichild) AS fileid
   FROM projected_entry p
   JOIN t_dirs d ON d.iparent = p.iparent AND d.iname = p.name
-  JOIN t_inodes n ON n.inumber = d.ichild
+  JOIN t_inodes n ON n.inumber = d.ichild AND n.ipnfsid = pg_temp.pnfsid(pg_temp.fileid(d.ichild))
  WHERE p.reason IS NULL AND p.fileid <> {root_fileid} AND d.ichild <> p.inumber
-   AND NOT EXISTS (SELECT FROM scope s
-                    WHERE s.fileid = pg_temp.fileid(d.ichild)
-                      AND n.ipnfsid = pg_temp.pnfsid(s.fileid))
+   AND NOT EXISTS (SELECT FROM scope s WHERE s.fileid = pg_temp.fileid(d.ichild))
 
 -- name: disarm
 -- Of an entry that PostgreSQL refuses, whatever statement it was: nothing but its place is kept.
@@ -36,17 +33,6 @@ DELETE FROM stage_symlink WHERE fileid = $1
 -- name: refuse
 UPDATE projected_entry SET reason = 'refused-by-chimera', detail = left($2, 500)
  WHERE fileid = $1 AND fileid <> {root_fileid}
-
--- name: inumber_taken
--- dCache numbers what it makes itself; the number of a mirrored entry must never change hands.
-UPDATE projected_entry p
-   SET reason = 'inumber-taken', detail = 'dCache gave inumber ' || p.inumber || ' to ' || n.ipnfsid
-  FROM t_inodes n
- WHERE n.inumber = p.inumber AND n.ipnfsid <> pg_temp.pnfsid(p.fileid) AND p.reason IS NULL
-
--- name: name_taken
-UPDATE projected_entry SET reason = 'name-taken', detail = 'dCache has an entry of its own under this name'
- WHERE fileid = ANY($1)
 
 -- name: gone
 -- Mirrored entries that may no longer be, with everything below them that is not decided by the

@@ -33,10 +33,6 @@ ON CONFLICT (cutover, name) DO UPDATE
 -- name: steps
 SELECT name, seconds, detail FROM dome_bridge.cutover_step WHERE cutover = $1 ORDER BY started_at
 
--- name: trash_of_ours
-SELECT count(*) FROM t_locationinfo_trash t
- WHERE t.ipnfsid BETWEEN $1 AND $2 AND EXISTS (SELECT FROM t_inodes n WHERE n.ipnfsid = t.ipnfsid)
-
 -- name: trash
 SELECT count(*) FROM t_locationinfo_trash
 

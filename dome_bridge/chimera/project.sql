@@ -199,6 +199,21 @@ UPDATE projected_entry p SET reason = q.reason, detail = q.detail
            AND EXISTS (SELECT FROM t_dirs d
                         WHERE d.iparent = p.iparent AND d.iname = p.name AND d.ichild <> p.inumber))
 
+-- name: inumber_taken
+-- dCache numbers what it makes itself; the number of a mirrored entry must never change hands.
+UPDATE projected_entry p
+   SET reason = 'inumber-taken', detail = 'dCache gave inumber ' || p.inumber || ' to ' || n.ipnfsid
+  FROM t_inodes n
+ WHERE n.inumber = p.inumber AND n.ipnfsid <> pg_temp.pnfsid(p.fileid) AND p.reason IS NULL
+
+-- name: name_taken
+UPDATE projected_entry p
+   SET reason = 'name-taken', detail = 'dCache has an entry of its own under this name, ' || n.ipnfsid
+  FROM t_dirs d JOIN t_inodes n ON n.inumber = d.ichild
+ WHERE d.iparent = p.iparent AND d.iname = p.name AND d.ichild <> p.inumber
+   AND n.ipnfsid <> pg_temp.pnfsid(pg_temp.fileid(n.inumber))
+   AND p.reason IS NULL AND p.fileid <> {root_fileid}
+
 -- name: parents
 INSERT INTO parent_state (parent, present)
 SELECT o.parent, EXISTS (SELECT FROM known_dir k WHERE k.inumber = pg_temp.inumber(o.parent))

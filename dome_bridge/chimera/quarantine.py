@@ -86,6 +86,11 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             "are listed.",
             "copy the file to a new name and delete the old one; correct Cns_unique_id",
         ),
+        "inumber-taken": Reason(
+            (ENTRY,),
+            "dCache wrote before the cutover, and gave the number of this entry to something of its own.",
+            "stop dCache's doors until the cutover, and remove what it made (detail has its id)",
+        ),
         "name-empty": Reason((ENTRY,), "The entry has no name.", _RENAME),
         "name-has-slash": Reason((ENTRY,), "The name contains a slash.", _RENAME),
         "name-magic": Reason(

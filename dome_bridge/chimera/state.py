@@ -148,7 +148,7 @@ def require_same(site: Site, *, layout: ChimeraLayout, root_fileid: int, timezon
         if before != now:
             raise StateError(
                 f"{what} was {before} at `dome-bridge init` and is {now} now: set it back, "
-                "or start again with `dome-bridge complete --abandon` and `dome-bridge init`"
+                "or start again: `dome-bridge complete --abandon`, a new Chimera database, `dome-bridge init`"
             )
 
 

@@ -93,7 +93,8 @@ CREATE TABLE dome_bridge.verify_run (
     missing bigint NOT NULL DEFAULT 0,
     extra bigint NOT NULL DEFAULT 0,
     different bigint NOT NULL DEFAULT 0,
-    repaired bigint NOT NULL DEFAULT 0
+    repaired bigint NOT NULL DEFAULT 0,
+    unsettled bigint NOT NULL DEFAULT 0
 );
 CREATE TABLE dome_bridge.verify_mismatch (
     run bigint NOT NULL REFERENCES dome_bridge.verify_run ON DELETE CASCADE,

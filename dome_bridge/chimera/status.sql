@@ -18,7 +18,7 @@ SELECT started_at, finished_at, compared, missing, extra, different, repaired
 
 -- name: last_clean
 SELECT max(finished_at) FROM dome_bridge.verify_run
- WHERE finished_at IS NOT NULL AND missing + extra + different = repaired
+ WHERE finished_at IS NOT NULL AND missing + extra + different = repaired AND unsettled = 0
 
 -- name: cutover
 SELECT id, state, started_at, fenced_at, ended_at, reason

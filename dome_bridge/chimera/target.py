@@ -98,6 +98,23 @@ async def release_applier_lock(conn: asyncpg.Connection) -> None:
     await conn.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, APPLIER)
 
 
+async def require_applier(conn: asyncpg.Connection, server_pid: int) -> None:
+    """Makes sure, in a worker's transaction, that the session of this pid still holds the applier lock."""
+    held = await conn.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = $1 "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "AND classid = $2::bigint AND objid = $3::bigint AND objsubid = 2)",
+        server_pid,
+        LOCKS,
+        APPLIER,
+    )
+    if not held:
+        raise TargetError(
+            "the connection that held the applier lock is gone: another process may apply changes; "
+            "the first copy goes on when the lock is held again"
+        )
+
+
 @asynccontextmanager
 async def passing_gate(conn: asyncpg.Connection) -> AsyncIterator[None]:
     """Around a whole batch of applying transactions: waits while a comparison holds the gate.

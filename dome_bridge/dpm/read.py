@@ -200,6 +200,25 @@ async def newest_fileids(source: Source, limit: int) -> list[int]:
     return [int(row[0]) for row in rows]
 
 
+async def empty_uploads(source: Source, fileids: Sequence[int], seconds: int) -> list[int]:
+    """Of these, files of size 0 with a replica that became available within the last so many seconds.
+
+    putdone sets the replica's status and the file's size in two transactions.
+    """
+    found: list[int] = []
+    for first in range(0, len(fileids), CHUNK_ROWS):
+        ids = ",".join(str(fileid) for fileid in fileids[first : first + CHUNK_ROWS])
+        rows = await source.fetch(
+            f"SELECT DISTINCT e.fileid FROM {source.cns}.Cns_file_metadata e "
+            f"JOIN {source.cns}.Cns_file_replica r ON r.fileid = e.fileid "
+            f"WHERE e.fileid IN ({ids}) AND e.filesize = 0 AND e.filemode & 61440 = 32768 "
+            "AND r.status = '-' AND r.ctime >= UNIX_TIMESTAMP() - %s",
+            (seconds,),
+        )
+        found += [int(row[0]) for row in rows]
+    return found
+
+
 async def count_entries(source: Source) -> int:
     """Exact number of entries; an index scan, some seconds for ten million."""
     return int(await source.fetchval(f"SELECT COUNT(*) FROM {source.cns}.Cns_file_metadata"))

@@ -30,13 +30,16 @@ from dome_bridge.exporter.follow import Follower
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.mirror import Mirror
 from dome_bridge.exporter.session import Session, admin_source, open_session
-from dome_bridge.exporter.small_tables import ALL_SMALL_TABLES, copy_small_tables
+from dome_bridge.exporter.small_tables import ALL_SMALL_TABLES, copy_small_tables, moved_servers
 from dome_bridge.exporter.verify import Verifier, last_verify
 from dome_bridge.statements import load
 
 logger = logging.getLogger(__name__)
 
 _SQL = load("dome_bridge.chimera", "cutover.sql")
+
+RECENT_SECONDS = 900
+"""A replica that became available so shortly before, of a file of size 0, was perhaps cut by the fence."""
 
 NEWEST = 10_000
 """Entries with the highest fileids that are compared once more behind the fence."""
@@ -79,9 +82,11 @@ async def gates(session: Session, admin: Source) -> tuple[Gate, ...]:
         backlog=await Journal(session.source).backlog(),
         verify_age=None if verified is None else verified.age_seconds,
         verify_mismatches=0 if verified is None else verified.mismatches,
-        trash_of_ours=await _trash_of_ours(session),
+        trash=await session.conn.fetchval(_SQL["trash"]),
         fence_possible=await _why_no_fence(admin),
         foreign_triggers=await _foreign_triggers(session),
+        verify_unsettled=0 if verified is None else verified.unsettled,
+        capture=await _what_is_wrong_with_capture(admin, session),
     )
     return cutover_plan.judge(
         readings, Thresholds(max_lag=settings.max_lag_seconds, verify_max_age=settings.verify_max_age_seconds)
@@ -94,9 +99,16 @@ async def _lag(session: Session, heartbeat_at: int | None) -> float | None:
     return float(await session.source.fetchval("SELECT UNIX_TIMESTAMP()")) - heartbeat_at
 
 
-async def _trash_of_ours(session: Session) -> int:
-    prefix = f"0000{session.site.instance_id}"
-    return int(await session.conn.fetchval(_SQL["trash_of_ours"], prefix + "0" * 16, prefix + "F" * 16))
+async def _what_is_wrong_with_capture(admin: Source, session: Session) -> str:
+    """With the administrator's eyes, who can see all triggers."""
+    found = await capture.inspect(admin, session.layout)
+    if found.is_current:
+        return ""
+    broken = ", ".join((*found.missing, *found.outdated)[:5]) or "the journal"
+    return (
+        f"the change capture is {found.status} ({broken}): changes may have been lost; run "
+        "`dome-bridge init`, then `dome-bridge verify --repair`"
+    )
 
 
 async def _why_no_fence(admin: Source) -> str:
@@ -135,6 +147,22 @@ class Cutover:
         self._id, self._nonce, self._state = row["id"], row["nonce"], State(row["state"])
         logger.info("cutover %d is taken up in state=%s", self._id, self._state)
         return True
+
+    async def has_yet_to_fence(self) -> bool:
+        if self._state is not State.FENCING:
+            return False
+        return await fence.fence_state(self._admin, self._session.layout) is not fence.FenceState.STANDING
+
+    async def catch_up(self) -> None:
+        """Without a daemon nobody follows: then the journal is drained here, heartbeat included."""
+        if (await state.progress(self._conn)).snapshot_finished is None:
+            return
+        if await target.try_applier_lock(self._mirror.conn):
+            try:
+                await Journal(self._session.source).write_heartbeat()
+                await Follower(self._mirror, batch=self._session.config.exporter.batch).drain()
+            finally:
+                await target.release_applier_lock(self._mirror.conn)
 
     async def begin(self, judged: tuple[Gate, ...]) -> None:
         """Records the intent; nothing stands yet."""
@@ -255,8 +283,9 @@ class Cutover:
 
     async def _recheck(self) -> str:
         await fence_must_stand(self._admin, self._session)
-        async with self._conn.transaction():
-            await copy_small_tables(self._session.source, self._session.layout, self._conn, ALL_SMALL_TABLES)
+        if wrong := await _what_is_wrong_with_capture(self._admin, self._session):
+            raise CutoverError(wrong)
+        await self._recheck_small_tables()
         newest = await read.newest_fileids(self._session.source, NEWEST)
         verifier = Verifier(
             self._mirror,
@@ -265,7 +294,12 @@ class Cutover:
             clock=self._clock.monotonic,
             sleep=self._clock.sleep,
         )
-        mismatches = await verifier.check_ids(newest)
+        mismatches, unsettled = await verifier.check_ids(newest)
+        if unsettled:
+            raise CutoverError(
+                f"{len(unsettled)} of the newest entries could not be compared (fileid {min(unsettled)}): "
+                "changes of them wait although the journal was drained"
+            )
         if mismatches:
             first = mismatches[0]
             raise CutoverError(
@@ -273,7 +307,20 @@ class Cutover:
                 f"{first.detail}): run `dome-bridge verify --repair` and look for the cause"
             )
         await self._compare_counts()
-        return f"{len(newest)} newest entries agree"
+        cut = await read.empty_uploads(self._session.source, newest, RECENT_SECONDS)
+        if cut:
+            logger.warning("the fence may have cut these uploads, their size is 0: fileids=%s", cut)
+        uploads = f"; size 0, perhaps cut uploads: fileids {cut}" if cut else ""
+        return f"{len(newest)} newest entries agree{uploads}"
+
+    async def _recheck_small_tables(self) -> None:
+        async with self._conn.transaction():
+            await copy_small_tables(self._session.source, self._session.layout, self._conn, ALL_SMALL_TABLES)
+        if moved := await moved_servers(self._conn):
+            names = b", ".join(moved).decode("utf-8", "replace")
+            raise CutoverError(
+                f"file systems on {names} changed without a journal row: abort, and run `dome-bridge verify`"
+            )
 
     async def _compare_counts(self) -> None:
         entries = await read.count_entries(self._session.source)
@@ -290,8 +337,8 @@ class Cutover:
             await fence_must_stand(self._admin, self._session)
             if not await self._is_drained(Journal(self._session.source)):
                 raise CutoverError("the journal is not empty behind the fence: something still writes to DPM")
-            if trash := await _trash_of_ours(self._session):
-                raise CutoverError(f"{trash} rows of t_locationinfo_trash name mirrored files: remove them")
+            if trash := await self._conn.fetchval(_SQL["trash"]):
+                raise CutoverError(f"{trash} rows of t_locationinfo_trash: dCache's cleaner runs, stop it")
             async with self._conn.transaction():
                 await self._conn.execute(await self._sequences())
                 await self._enter(State.COMMITTED)
@@ -347,7 +394,12 @@ async def cut_over(config: Config, *, confirm: Confirm, clock: Clock | None = No
     async with _opened(config, clock) as (session, admin, cutover):
         await _refuse_committed(session, "the cutover is committed already")
         if not await cutover.find_open():
+            await cutover.catch_up()
             await cutover.begin(await _pass_gates(session, admin, confirm))
+        elif await cutover.has_yet_to_fence():
+            # Killed before the fence stood, perhaps long ago: what was judged then says nothing now.
+            await cutover.catch_up()
+            await _pass_gates(session, admin, confirm)
         try:
             return await cutover.carry_on(config.exporter.max_fence_seconds)
         except CutoverError as exc:

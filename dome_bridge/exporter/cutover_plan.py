@@ -96,10 +96,13 @@ class Readings(NamedTuple):
     backlog: int
     verify_age: float | None
     verify_mismatches: int
-    trash_of_ours: int
+    trash: int
     fence_possible: str
     """Empty, or why the fence cannot be raised"""
     foreign_triggers: tuple[str, ...]
+    verify_unsettled: int = 0
+    capture: str = ""
+    """Empty, or what is wrong with the triggers that journal changes"""
 
 
 class Thresholds(NamedTuple):
@@ -122,14 +125,15 @@ def judge(readings: Readings, limits: Thresholds) -> tuple[Gate, ...]:
         _lag(readings, limits),
         _verify(readings, limits),
         Gate(
+            "capture-current",
+            not readings.capture,
+            readings.capture or "all changes of the catalog are journalled",
+        ),
+        Gate(
             "trash-empty",
-            readings.trash_of_ours == 0,
-            f"{readings.trash_of_ours} rows of t_locationinfo_trash name mirrored files"
-            + (
-                ""
-                if readings.trash_of_ours == 0
-                else ": dCache's cleaner would delete them; remove these rows"
-            ),
+            readings.trash == 0,
+            f"{readings.trash} rows of t_locationinfo_trash"
+            + ("" if readings.trash == 0 else ": let dCache's cleaner finish, or remove these rows"),
         ),
         Gate(
             "fence-possible",
@@ -158,10 +162,15 @@ def _lag(readings: Readings, limits: Thresholds) -> Gate:
 def _verify(readings: Readings, limits: Thresholds) -> Gate:
     if readings.verify_age is None:
         return Gate("verify-clean", False, "there was no verify yet: run `dome-bridge verify`")
-    ok = readings.verify_mismatches == 0 and readings.verify_age <= limits.verify_max_age
+    ok = (
+        readings.verify_mismatches == 0
+        and readings.verify_unsettled == 0
+        and readings.verify_age <= limits.verify_max_age
+    )
     remedy = "" if ok else ": run `dome-bridge verify --repair`, then `dome-bridge verify`"
     message = (
-        f"the last verify left {readings.verify_mismatches} mismatches and ended {readings.verify_age:.0f} s "
-        f"ago, at most {limits.verify_max_age:.0f} s"
+        f"the last verify left {readings.verify_mismatches} mismatches, could not judge "
+        f"{readings.verify_unsettled}, and ended {readings.verify_age:.0f} s ago, "
+        f"at most {limits.verify_max_age:.0f} s"
     )
     return Gate("verify-clean", ok, message + remedy)

@@ -138,7 +138,6 @@ class _Forecaster:
         self._examples = examples
         self._advance = advance
         self._sql = stage.fill("dome_bridge.chimera", "forecast.sql", projection.site)
-        self._apply = stage.fill("dome_bridge.chimera", "apply.sql", projection.site)
         self._found: dict[tuple[str, str], Foreseen] = {}
 
     async def run(self) -> Forecast:
@@ -211,9 +210,7 @@ class _Forecaster:
         await self._projection.stage_range(lo, hi, directories=directories)
         await self._projection.project_rows(unique_names=True)
         await self._conn.execute(self._sql["namesakes"])
-        held = await self._conn.fetch(self._apply["displaced"])
-        taken = [row["claimant"] for row in held if not row["ours"]]
-        await self._conn.execute(self._apply["name_taken"], taken)
+        await self._projection.project_taken()
 
     async def _keep_directories(self) -> None:
         await self._conn.execute(self._sql["note_directories"])

@@ -72,6 +72,7 @@ async def _make_state(databases: Databases) -> Site:
     conn = databases.conn
     async with conn.transaction():
         await _refuse_tagged_root(conn, databases.chimera.root_inumber)
+        await _refuse_occupied_root(databases)
         site = await state.plan_site(
             conn,
             databases.chimera,
@@ -93,6 +94,25 @@ async def _refuse_tagged_root(conn: asyncpg.Connection, root_inumber: int) -> No
         raise SchemaError(
             f"Chimera's root has tags already ({', '.join(names)}): the bridge sets the tags of the whole "
             "tree; remove them with `chimera rmtag / NAME`"
+        )
+
+
+async def _refuse_occupied_root(databases: Databases) -> None:
+    """What an abandoned mirror left has other ids: nothing of DPM could be mirrored beside it."""
+    rows = await databases.source.fetch(
+        f"SELECT name FROM {databases.source.cns}.Cns_file_metadata WHERE parent_fileid = %s",
+        (databases.layout.root_fileid,),
+    )
+    wanted = [row[0].decode("utf-8", "replace") for row in rows]
+    taken = await databases.conn.fetchval(
+        "SELECT min(iname) FROM t_dirs WHERE iparent = $1 AND iname = ANY($2)",
+        databases.chimera.root_inumber,
+        wanted,
+    )
+    if taken is not None:
+        raise SchemaError(
+            f"Chimera has a /{taken} already, as DPM has: mirror into a new Chimera database (drop it, "
+            "`createdb`, `dcache database update`)"
         )
 
 

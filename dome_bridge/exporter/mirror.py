@@ -268,7 +268,6 @@ class Mirror:
         await self._projection.project_rows(unique_names=False)
         for fileid, detail in refused.items():
             await self._conn.execute(self._apply["refuse"], fileid, detail)
-        await self._conn.execute(self._apply["inumber_taken"])
         await self._require_displaced()
         await self._projection.project_presence(mirrored=True)
         return await self._update(mend=mend)
@@ -286,12 +285,9 @@ class Mirror:
             raise _WiderScopeError(wider)
 
     async def _require_displaced(self) -> None:
-        displaced = await self._conn.fetch(self._apply["displaced"])
-        wider = {row["fileid"] for row in displaced if row["ours"]}
+        wider = {row["fileid"] for row in await self._conn.fetch(self._apply["displaced"])}
         if wider:
             raise _WiderScopeError(wider)
-        if displaced:
-            await self._conn.execute(self._apply["name_taken"], [row["claimant"] for row in displaced])
 
     async def _insert(self, *, directories: bool) -> Applied:
         result = Applied()

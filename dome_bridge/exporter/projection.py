@@ -103,11 +103,18 @@ class Projection:
         """Leaves out what was left out for Chimera's sake, which the rows alone do not show."""
         await self._execute("recalled")
 
+    async def project_taken(self) -> None:
+        """Which entries cannot be because dCache made something of its own there."""
+        await self._execute("inumber_taken")
+        await self._execute("name_taken")
+
     async def project_presence(self, *, mirrored: bool) -> None:
         """Which entries hang on the root, given what is known of directories outside the scope.
 
         mirrored: Chimera holds entries of the scope, which may have to go with all below them.
         """
+        if mirrored:
+            await self.project_taken()
         await self._execute("parents")
         if mirrored and await self.conn.fetchval(self._sql["endangered"]):
             await self._execute("anchors")

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import asyncpg
@@ -23,7 +24,7 @@ from dome_bridge.dpm import source as dpm_source
 from dome_bridge.errors import BridgeError, StateError
 from dome_bridge.exporter.follow import Batch, Follower
 from dome_bridge.exporter.journal import Journal
-from dome_bridge.exporter.mirror import Applied
+from dome_bridge.exporter.mirror import Applied, Mirror
 from dome_bridge.exporter.session import Session, WatchedSource, open_session
 from dome_bridge.exporter.small_tables import (
     ALL_SMALL_TABLES,
@@ -42,6 +43,8 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 OLD_HEARTBEAT_SECONDS = 120
 SETTLE_SECONDS = 0.5
+CAPTURE_SECONDS = 30.0
+"""How often the follower makes sure that its triggers still stand."""
 HEARTBEAT_TIMEOUT = 30.0
 STOP_SECONDS = 10.0
 """After a stop, for the batch under way; what is cut short then is repeated at the next start."""
@@ -94,11 +97,11 @@ Advance = Callable[[str, int, int], None]
 
 
 async def take_applier_lock(
-    session: Session, *, stop: asyncio.Event | None = None, sleep: Callable[[float], Awaitable[None]]
+    conn: asyncpg.Connection, *, stop: asyncio.Event | None = None, sleep: Callable[[float], Awaitable[None]]
 ) -> bool:
     """Waits for the lock while another process applies; False if stopped before."""
     waits = 0
-    while not await target.try_applier_lock(session.conn):
+    while not await target.try_applier_lock(conn):
         if stop is not None and stop.is_set():
             return False
         if waits % 15 == 0:
@@ -106,6 +109,13 @@ async def take_applier_lock(
         waits += 1
         await sleep(LOCK_POLL_SECONDS)
     return True
+
+
+async def _hand_over_lock(session: Session, mirror: Mirror) -> None:
+    """From the session to the connection that applies: with that connection the lock goes, too."""
+    await target.release_applier_lock(session.conn)
+    if not await target.try_applier_lock(mirror.conn):
+        raise StateError("another dome-bridge process began to apply changes at this moment: try again")
 
 
 async def copy_if_needed(
@@ -134,6 +144,7 @@ async def copy_if_needed(
         session.close_mirror,
         workers=session.config.exporter.snapshot_workers,
         range_entries=session.config.exporter.snapshot_range,
+        confirm=partial(target.require_applier, server_pid=session.conn.get_server_pid()),
         advance=advanced,
         note=observer.applied,
     )
@@ -157,6 +168,7 @@ async def sync_once(config: Config, *, advance: Advance) -> Synced:
         synced = Synced()
         synced.snapshot = await copy_if_needed(session, observer=Unobserved(), advance=advance)
         async with session.mirror() as mirror:
+            await _hand_over_lock(session, mirror)
             synced.journal_applied = await Follower(mirror, batch=config.exporter.batch).drain()
         synced.phase = (await state.progress(session.conn)).phase
         counts = await state.agreement(session.conn, session.site)
@@ -256,7 +268,7 @@ class MirrorService:
 
     async def _mirror(self) -> None:
         async with open_session(self._config) as session:
-            if not await take_applier_lock(session, stop=self._stop, sleep=self._pause):
+            if not await take_applier_lock(session.conn, stop=self._stop, sleep=self._pause):
                 return
             phase = (await state.progress(session.conn)).phase
             self._observer.phase_changed(phase)
@@ -298,11 +310,17 @@ class MirrorService:
         self._observer.phase_changed((await state.progress(session.conn)).phase)
         async with session.mirror() as mirror:
             mirror.told = self._be_active
+            await target.release_applier_lock(session.conn)
+            if not await take_applier_lock(mirror.conn, stop=self._stop, sleep=self._pause):
+                return
             follower = Follower(mirror, batch=self._config.exporter.batch)
             self._following.set()
+            looked = self._clock()
             try:
                 while not self._stop.is_set() and await self._apply_batch(follower):
-                    pass
+                    if self._clock() - looked >= CAPTURE_SECONDS:
+                        looked = self._clock()
+                        await session.require_capture()
             finally:
                 self._following.clear()
 

@@ -21,7 +21,7 @@ from dome_bridge.chimera.state import Progress
 from dome_bridge.dpm import read
 from dome_bridge.dpm.read import Range
 from dome_bridge.dpm.source import Source
-from dome_bridge.exporter.mirror import Applied, Mirror
+from dome_bridge.exporter.mirror import Applied, AtCommit, Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +65,15 @@ def _silent(step: str, entries: int, expected: int) -> None:
     logger.debug("snapshot step=%s entries=%d expected=%d", step, entries, expected)
 
 
+async def _nothing(conn: asyncpg.Connection) -> None: ...
+
+
 class Snapshot:
     """Copies what is not copied yet.
 
     open_mirror, close_mirror: make and end a worker's connections. The caller holds the
-    applier lock and has the triggers standing.
+    applier lock and has the triggers standing; `confirm` runs in each range's transaction and
+    raises if that is so no more.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Snapshot:
         *,
         workers: int,
         range_entries: int,
+        confirm: AtCommit = _nothing,
         advance: Advance = _silent,
         note: Callable[[Applied], None] = lambda applied: None,
         clock: Callable[[], float] = time.monotonic,
@@ -91,6 +96,7 @@ class Snapshot:
         self._close_mirror = close_mirror
         self._workers = workers
         self._range_entries = range_entries
+        self._confirm = confirm
         self._advance = advance
         self._note = note
         self._clock = clock
@@ -153,6 +159,7 @@ class Snapshot:
 
     async def _copy(self, mirror: Mirror, found: Range, count: _Count) -> None:
         async def note(conn: asyncpg.Connection) -> None:
+            await self._confirm(conn)
             await state.note_range(conn, count.step, found.lo, found.hi, found.entries, 0)
 
         applied = await mirror.apply_range(

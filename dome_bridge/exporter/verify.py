@@ -51,7 +51,8 @@ class Mismatch:
 
 @dataclass
 class VerifyReport:
-    """Counted in entries. unsettled: changed so often that they could not be judged; not mismatches.
+    """Counted in entries. unsettled: changed so often that they could not be judged; a pass with such
+    entries is not clean.
 
     resumed_at: what an earlier, interrupted run had compared. seconds: that run's included.
     """
@@ -128,10 +129,15 @@ class Verifier:
     ) -> VerifyReport:
         """A whole pass; with `resume` an unfinished one of this kind is continued."""
         run, cursor, report = await self._begin(kind, resume=resume)
+        unsettled: set[int] = set()
         while stop is None or not stop.is_set():
             begun = self._clock()
             after = cursor
-            cursor, compared, found = await self._verify_range(after, report)
+            cursor, compared, found = await self._verify_range(after, unsettled)
+            if cursor >= MAX_FILEID and unsettled:
+                judged, unsettled = await self._judge(unsettled)
+                found += judged
+            report.unsettled = len(unsettled)
             repaired = await self._repair(found) if repair and found else 0
             report.compared += compared
             report.repaired += repaired
@@ -148,10 +154,9 @@ class Verifier:
             await self._throttle(compared, self._clock() - begun)
         return report
 
-    async def check_ids(self, fileids: Iterable[int]) -> list[Mismatch]:
-        """The mismatches among these entries."""
-        suspects = await self._suspects_among(sorted(set(fileids)))
-        return (await self._judge(suspects))[0]
+    async def check_ids(self, fileids: Iterable[int]) -> tuple[list[Mismatch], set[int]]:
+        """Among these entries: the mismatches, and those that could not be judged."""
+        return await self._judge(await self._suspects_among(sorted(set(fileids))))
 
     async def _begin(self, kind: str, *, resume: bool) -> tuple[int, int, VerifyReport]:
         row = await self._conn.fetchrow(self._sql["unfinished"], kind) if resume else None
@@ -164,13 +169,13 @@ class Verifier:
         }
         return row["id"], row["cursor"], VerifyReport(resumed_at=row["compared"], **counts)
 
-    async def _verify_range(self, after: int, report: VerifyReport) -> tuple[int, int, list[Mismatch]]:
+    async def _verify_range(self, after: int, unsettled: set[int]) -> tuple[int, int, list[Mismatch]]:
         found = await read.next_range(self._source, after, MAX_FILEID, self._range_entries)
         is_last = found is None or found.entries < self._range_entries
         hi = MAX_FILEID if is_last or found is None else found.hi
         compared, suspects = await self._look(after + 1, hi)
-        mismatches, unsettled = await self._judge(suspects)
-        report.unsettled += len(unsettled)
+        mismatches, left = await self._judge(suspects)
+        unsettled |= left
         return hi, compared, mismatches
 
     async def _look(self, lo: int, hi: int) -> tuple[int, set[int]]:
@@ -225,16 +230,23 @@ class Verifier:
             self._source.snapshot(),
             self._conn.transaction(),
         ):
+            await self._refuse_committed()
             if await small_tables.moved_servers(self._conn):
                 # The follower ended before it placed their files anew: any location may be old.
                 return [], set(fileids)
             waiting = {row.fileid for row in await self._journal.pending(fileids)}
+            waiting.update(row[0] for row in await self._conn.fetch(self._sql["awakened"], fileids))
             # What hangs on a directory that waits is judged by the directory that Chimera still has.
             await self._projection.stage_ids([fileid for fileid in fileids if fileid not in waiting])
             found = await self._compare_scope()
             waiting |= await self._with_waiting_rivals(sorted(found))
         real = [mismatch for fileid, mismatch in sorted(found.items()) if fileid not in waiting]
         return real, waiting
+
+    async def _refuse_committed(self) -> None:
+        """Asked with the gate closed, because the commit closes it too: what follows is still ours."""
+        if (await state.progress(self._conn)).phase is Phase.COMMITTED:
+            raise StateError("the cutover was committed meanwhile: Chimera belongs to dCache, verify ends")
 
     async def _with_waiting_rivals(self, fileids: list[int]) -> set[int]:
         """Those whose claim on a replica path depends on an entry with changes waiting."""
@@ -251,9 +263,11 @@ class Verifier:
         """Through the normal apply path; counts those that agree afterwards."""
         fileids = [mismatch.fileid for mismatch in mismatches]
         async with target.closed_gate(self._conn), self._source.snapshot():
+            await self._refuse_committed()
             await self._mirror.apply_ids(fileids, mend=True)
-        remaining = {mismatch.fileid for mismatch in await self.check_ids(fileids)}
-        return len(set(fileids) - remaining)
+        mismatches_left, unsettled = await self.check_ids(fileids)
+        remaining = {mismatch.fileid for mismatch in mismatches_left}
+        return len(set(fileids) - remaining - unsettled)
 
     async def _note(
         self, run: int, cursor: int, report: VerifyReport, found: list[Mismatch], *, repaired: bool
@@ -269,6 +283,7 @@ class Verifier:
                 report.different,
                 report.repaired,
                 report.seconds,
+                report.unsettled,
             )
             await self._conn.executemany(
                 self._sql["mismatch"],
@@ -298,6 +313,7 @@ class LastVerify:
 
     age_seconds: float
     mismatches: int
+    unsettled: int
     by_kind: Mapping[str, int]
     last_clean: float | None
 
@@ -308,7 +324,7 @@ async def last_verify(conn: asyncpg.Connection) -> LastVerify | None:
     if row is None:
         return None
     by_kind = {kind: row[kind] for kind in (MISSING, EXTRA, DIFFERENT)}
-    return LastVerify(row["age"], row["mismatches"], by_kind, row["last_clean"])
+    return LastVerify(row["age"], row["mismatches"], row["unsettled"], by_kind, row["last_clean"])
 
 
 Advance = Callable[[str, int, int], None]
