@@ -208,6 +208,7 @@ def test_gates_are_shown_in_a_fixed_order() -> None:
         "snapshot-complete",
         "lag",
         "verify-clean",
+        "capture-current",
         "trash-empty",
         "fence-possible",
         "no-foreign-triggers",

@@ -82,8 +82,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         ),
         "id-out-of-range": Reason(
             (ENTRY,),
-            "The fileid is so large that no inumber can be computed from it. At most 10,000 such entries "
-            "are listed.",
+            "The fileid is so large that no inumber can be computed from it, or the row has none.",
             "copy the file to a new name and delete the old one; correct Cns_unique_id",
         ),
         "inumber-taken": Reason(
