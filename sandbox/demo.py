@@ -32,6 +32,7 @@ from dome_bridge.chimera import target
 from dome_bridge.config import load
 from dome_bridge.exporter.session import open_session
 from dome_bridge.exporter.verify import Verifier
+from sandbox.acceptance import acceptance_failures
 from sandbox.bulk import connected
 from sandbox.playground import (
     CHIMERA,
@@ -47,7 +48,6 @@ from sandbox.playground import (
 )
 from sandbox.servers import SandboxError
 from sandbox.writer import CatalogWriter
-from tests.fixtures.acceptance import acceptance_failures
 
 WIDTH = 100
 FOLLOW_SECONDS = 3.0

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from sandbox.acceptance import CHECKS, acceptance_failures
 from sandbox.chimera_schema import CHIMERA_VERSIONS, chimera_script, create_chimera
 from sandbox.servers import PostgresServer
-from tests.fixtures.acceptance import CHECKS, acceptance_failures
 
 ROOT_ID = "0" * 36
 DIRECTORY, FILE, LINK = 16384, 32768, 40960

@@ -170,14 +170,17 @@ WRONG_SETTINGS = (
 
 
 @pytest.mark.parametrize("wrong", WRONG_SETTINGS, ids=lambda wrong: wrong.name)
-async def test_wrong_setting_is_named_with_its_remedy(fresh: Place, wrong: WrongSetting) -> None:
-    fresh.bridge.configure(wrong.sections)
-    fresh.bridge.file.chmod(0o600)
+async def test_wrong_setting_is_named_with_its_remedy(tmp_path: Path, wrong: WrongSetting) -> None:
+    site = DpmSite("127.0.0.1", free_port(), "", "dpmmgr", TYPED, "cns_db", "dpm_db")
+    bridge = Bridge(tmp_path, site, f"postgresql://dcache:{TYPED}@127.0.0.1:{free_port()}/chimera")
+    bridge.configure(wrong.sections)
+    bridge.file.chmod(0o600)
     if wrong.text:
-        fresh.bridge.file.write_text(wrong.text)
-    before = await fresh.contents()
-    await assert_all_refused(fresh, (("check-config",), INIT), str(fresh.bridge.file), wrong.remedy)
-    assert await fresh.contents() == before
+        bridge.file.write_text(wrong.text)
+    for done in await asyncio.gather(bridge("check-config"), bridge("init")):
+        assert_refused(done, str(bridge.file), wrong.remedy)
+        assert_tidy(done.err)
+        assert TYPED not in done.err
 
 
 async def test_unknown_key_stops_every_command(copied: Place) -> None:
@@ -340,34 +343,31 @@ async def foreign_owner(place: Place) -> None:
 
 NOT_DCACHES = ("was not made by dCache", "dcache database update", "[chimera] dsn")
 UPGRADE_DPM = ("upgrade DPM's databases with the scripts of its own release",)
+WRONG_PASSWORD = ("password authentication failed", "password in [chimera] dsn or password_file")
 
-DPM_FAULTS = (
+WAYS = (
     Fault("no cns_db", ("_gone", "check [dpm] cns_db"), no_cns_db),
     Fault("no dpm_db", ("there is no database", "check [dpm] dpm_db"), no_dpm_db),
-    Fault("wrong password", ("'dpmmgr'", "password"), wrong_dpm_password),
-    Fault("no server", ("is it up", "[dpm] host and port"), no_server_on_dpm_port),
-    Fault(
-        "cns_db of another version", ("2.9.0, expected 3.1.0 or 3.2.0", *UPGRADE_DPM), cns_of_another_version
-    ),
-    Fault(
-        "dpm_db of another version", ("3.1.0, expected 3.4.0 or 3.5.0", *UPGRADE_DPM), dpm_of_another_version
-    ),
-    Fault("no version", ("expected one with version", "leave only the row"), no_version),
     Fault(
         "databases swapped", ("no table schema_version", "check [dpm] cns_db and dpm_db"), databases_swapped
     ),
+    Fault("DPM's password", ("check [dpm] user and [dpm] password",), wrong_dpm_password),
+    Fault("DPM's port", ("is it up", "[dpm] host and port"), no_server_on_dpm_port),
+    Fault("no Chimera", ("createdb", "dcache database update", "[chimera] dsn"), no_chimera, True),
+    Fault("Chimera's password", WRONG_PASSWORD, wrong_chimera_password, True),
+    Fault("Chimera's password in dsn", WRONG_PASSWORD, wrong_password_in_dsn, True),
+    Fault("Chimera's role", ("nobody-at-all", "correct the account"), unknown_role, True),
+    Fault("Chimera's port", ("is PostgreSQL running", "[chimera] dsn"), no_server_on_chimera_port, True),
+)
+"""Wrong in the configuration; the databases stay as they are."""
+
+DAMAGES = (
+    Fault("cns_db version", ("2.9.0, expected 3.1.0 or 3.2.0", *UPGRADE_DPM), cns_of_another_version),
+    Fault("dpm_db version", ("3.1.0, expected 3.4.0 or 3.5.0", *UPGRADE_DPM), dpm_of_another_version),
+    Fault("no version", ("expected one with version", "leave only the row"), no_version),
     Fault("column missing", ("lacks csumvalue", *UPGRADE_DPM), column_missing),
     Fault("unfinished upgrade", ("no column xattr", "finish the upgrade"), upgrade_unfinished),
-)
-CHIMERA_FAULTS = (
-    Fault("no database", ("createdb", "dcache database update", "[chimera] dsn"), no_chimera, True),
-    Fault("wrong password", ("password in [chimera] dsn or password_file",), wrong_chimera_password, True),
-    Fault(
-        "wrong password in dsn", ("password in [chimera] dsn or password_file",), wrong_password_in_dsn, True
-    ),
-    Fault("unknown role", ("nobody-at-all", "correct the account"), unknown_role, True),
-    Fault("no server", ("is PostgreSQL running", "[chimera] dsn"), no_server_on_chimera_port, True),
-    Fault("empty database", NOT_DCACHES, empty_chimera),
+    Fault("empty Chimera", NOT_DCACHES, empty_chimera),
     Fault("empty changelog", NOT_DCACHES, chimera_by_hand),
     Fault("no Chimera table", ("no table t_acl", "correct [chimera] dsn"), other_dcache_database),
     Fault("locked changelog", ("databasechangeloglock", "dcache database releaseLocks"), locked_changelog),
@@ -375,30 +375,44 @@ CHIMERA_FAULTS = (
     Fault("no root", ("no root inode", "dcache database update"), no_root_inode),
     Fault("tables of another role", ("lacks SELECT on table t_dirs", "use the owner"), foreign_owner),
 )
-FAULTS = [
-    *(pytest.param(fault, id=f"DPM: {fault.name}") for fault in DPM_FAULTS),
-    *(pytest.param(fault, id=f"Chimera: {fault.name}") for fault in CHIMERA_FAULTS),
-]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-async def test_fault_stops_check_and_init_before_anything_is_made(fresh: Place, fault: Fault) -> None:
-    await fault.spoil(fresh)
-    before = await fresh.contents()
-    assert before[f"{fresh.site.cns}: triggers"] == 0
-    await assert_all_refused(fresh, (CHECK, INIT), *fault.remedy)
-    assert await fresh.contents() == before
+async def assert_stopped(place: Place, fault: Fault, commands: tuple[Command, ...]) -> None:
+    await fault.spoil(place)
+    before = await place.contents()
+    await assert_all_refused(place, commands, *fault.remedy)
+    assert await place.contents() == before
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-async def test_fault_of_a_copied_site_stops_sync_and_verify_and_loses_nothing(
-    copied: Place, fault: Fault
+async def assert_stopped_before_init(place: Place, fault: Fault) -> None:
+    await assert_stopped(place, fault, (CHECK, INIT))
+    assert (await place.contents())[f"{place.site.cns}: triggers"] == 0
+
+
+async def assert_copy_stopped(place: Place, fault: Fault) -> None:
+    await assert_stopped(place, fault, (SYNC, VERIFY, STATUS) if fault.hides_status else (SYNC, VERIFY))
+
+
+async def test_wrong_way_to_a_database_stops_check_and_init(fresh: Place) -> None:
+    for fault in WAYS:
+        await assert_stopped_before_init(fresh, fault)
+
+
+async def test_wrong_way_to_a_database_stops_sync_and_verify_of_a_copied_site(copied: Place) -> None:
+    for fault in WAYS:
+        await assert_copy_stopped(copied, fault)
+
+
+@pytest.mark.parametrize("fault", DAMAGES, ids=lambda fault: fault.name)
+async def test_unfit_database_stops_check_and_init_before_anything_is_made(
+    fresh: Place, fault: Fault
 ) -> None:
-    await fault.spoil(copied)
-    before = await copied.contents()
-    commands = (SYNC, VERIFY, STATUS) if fault.hides_status else (SYNC, VERIFY)
-    await assert_all_refused(copied, commands, *fault.remedy)
-    assert await copied.contents() == before
+    await assert_stopped_before_init(fresh, fault)
+
+
+@pytest.mark.parametrize("fault", DAMAGES, ids=lambda fault: fault.name)
+async def test_unfit_database_stops_sync_and_verify_of_a_copied_site(copied: Place, fault: Fault) -> None:
+    await assert_copy_stopped(copied, fault)
 
 
 async def test_wrong_admin_password_stops_what_needs_the_administrator(fresh: Place) -> None:
@@ -408,20 +422,17 @@ async def test_wrong_admin_password_stops_what_needs_the_administrator(fresh: Pl
     assert await fresh.contents() == before
 
 
-@pytest.mark.parametrize("spoil", [wrong_dpm_password, no_server_on_dpm_port, no_cns_db])
-async def test_status_without_dpm_shows_what_chimera_knows_and_warns_in_one_line(
-    copied: Place, spoil: Callable[[Place], Awaitable[None]]
-) -> None:
-    await spoil(copied)
+async def test_status_without_dpm_shows_what_chimera_knows_and_warns_in_one_line(copied: Place) -> None:
     before = await copied.contents()
-    done = await copied.bridge("status")
-    assert done.code == 0
-    assert done.json["phase"] == "following"
-    assert done.json["source_reachable"] is False
-    assert done.json["lag_seconds"] is None
-    assert "WARNING dome_bridge.cli: DPM's database cannot be reached error=" in done.err
-    assert done.err.count("\n") == 1
-    assert_discreet(done, copied)
+    for spoil in (wrong_dpm_password, no_server_on_dpm_port, no_cns_db):
+        await spoil(copied)
+        done = await copied.bridge("status")
+        assert done.code == 0
+        assert (done.json["phase"], done.json["source_reachable"]) == ("following", False)
+        assert done.json["lag_seconds"] is None
+        assert "WARNING dome_bridge.cli: DPM's database cannot be reached error=" in done.err
+        assert done.err.count("\n") == 1
+        assert_discreet(done, copied)
     assert await copied.contents() == before
 
 

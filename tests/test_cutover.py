@@ -26,10 +26,10 @@ from dome_bridge.exporter.journal import JOURNAL_TABLE, Journal
 from dome_bridge.exporter.service import MirrorService, Unobserved, sync_once
 from dome_bridge.exporter.session import Session, open_session
 from dome_bridge.exporter.verify import verify_site
+from sandbox.acceptance import acceptance_failures
 from sandbox.catalog import make_site
 from sandbox.servers import MariaServer
 from sandbox.site import SiteOptions
-from tests.fixtures.acceptance import acceptance_failures
 from tests.fixtures.command import until
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.snapshot import bridge_config

@@ -15,12 +15,12 @@ from dome_bridge.chimera import state
 from dome_bridge.chimera.ids import pnfsid
 from dome_bridge.chimera.pools import pool_name
 from dome_bridge.chimera.quarantine import REASONS
+from sandbox.acceptance import acceptance_failures
 from sandbox.catalog import Site, create_schemas, make_site
 from sandbox.chimera_schema import create_chimera
 from sandbox.rotten import ADLER
 from sandbox.servers import MariaServer, PostgresServer
 from sandbox.site import SiteOptions
-from tests.fixtures.acceptance import acceptance_failures
 from tests.fixtures.databases import DpmSite, unique_name
 from tests.fixtures.snapshot import bridge_config, copy_catalog
 

@@ -21,12 +21,12 @@ from dome_bridge.exporter.cutover_plan import State
 from dome_bridge.exporter.fence import is_fenced
 from dome_bridge.exporter.journal import JOURNAL_TABLE, Journal
 from dome_bridge.notify import Notifier
+from sandbox.acceptance import acceptance_failures
 from sandbox.catalog import make_site
 from sandbox.proxy import FaultyProxy
 from sandbox.servers import MariaServer, PostgresServer
 from sandbox.site import SiteOptions
 from sandbox.writer import WILD, CatalogWriter
-from tests.fixtures.acceptance import acceptance_failures
 from tests.fixtures.command import Bridge, Running, assert_tidy, bridge_for, until
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.source import dpm_config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,16 +13,9 @@ from dome_bridge.dpm import read
 from dome_bridge.exporter.journal import Journal
 from sandbox.dpm_statements import Place, RolledBack, text
 from sandbox.operations import insert_filesystem
-from tests.fixtures.databases import DpmSite
-from tests.fixtures.mirror import HOME, PLACES, POOLS, Mirrored, open_mirrored
+from tests.fixtures.mirror import HOME, PLACES, POOLS, Mirrored
 
 NOT_UTF8 = text(b"caf\xe9")
-
-
-@pytest.fixture
-async def mirrored(dpm_site: DpmSite, chimera_dsn: str) -> AsyncIterator[Mirrored]:
-    async with open_mirrored(dpm_site, chimera_dsn) as mirrored:
-        yield mirrored
 
 
 # order of changes

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dome_bridge.chimera import ids
 from dome_bridge.staging import MAX_FILEID
-from tests.fixtures.databases import DpmSite
-from tests.fixtures.mirror import Mirrored, open_mirrored
+from tests.fixtures.mirror import Mirrored
 
 fileids = st.integers(min_value=1, max_value=MAX_FILEID)
-
-
-@pytest.fixture
-async def mirrored(dpm_site: DpmSite, chimera_dsn: str) -> AsyncIterator[Mirrored]:
-    async with open_mirrored(dpm_site, chimera_dsn) as mirrored:
-        yield mirrored
 
 
 @given(fileids)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from dome_bridge.errors import TargetError
-from tests.fixtures.acceptance import acceptance_failures
-from tests.fixtures.databases import DpmSite
-from tests.fixtures.mirror import HOME, Mirrored, open_mirrored
+from sandbox.acceptance import acceptance_failures
+from tests.fixtures.mirror import HOME, Mirrored
 
 FOREIGN_ID = "0000FEEDFACEFEEDFACE" + "0" * 16
 STALE = "INSERT INTO t_locationinfo_trash VALUES ($1, $2, $3, 10, localtimestamp, localtimestamp, 1)"
-
-
-@pytest.fixture
-async def mirrored(dpm_site: DpmSite, chimera_dsn: str) -> AsyncIterator[Mirrored]:
-    async with open_mirrored(dpm_site, chimera_dsn) as mirrored:
-        yield mirrored
 
 
 async def create_in_dcache(mirrored: Mirrored, parent: int, name: str, pnfsid: str = FOREIGN_ID) -> int:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from sandbox.dpm_statements import DIRECTORY, FILE
-from tests.fixtures.databases import DpmSite
-from tests.fixtures.mirror import HOME, Mirrored, open_mirrored
-
-
-@pytest.fixture
-async def mirrored(dpm_site: DpmSite, chimera_dsn: str) -> AsyncIterator[Mirrored]:
-    async with open_mirrored(dpm_site, chimera_dsn) as mirrored:
-        yield mirrored
+from tests.fixtures.mirror import HOME, Mirrored
 
 
 @pytest.mark.parametrize("chimera_version", ["7.2", "10.2"])

@@ -16,15 +16,9 @@ from sandbox.chimera_schema import CHIMERA_VERSIONS
 from sandbox.servers import MariaServer
 from sandbox.writer import CatalogWriter
 from tests.fixtures.databases import DpmSite
-from tests.fixtures.mirror import HOME, POOLS, Mirrored, connected, open_mirrored
+from tests.fixtures.mirror import HOME, POOLS, Mirrored, connected
 
 old_and_new = pytest.mark.parametrize("chimera_version", ["8.2", "10.2"])
-
-
-@pytest.fixture
-async def mirrored(dpm_site: DpmSite, chimera_dsn: str) -> AsyncIterator[Mirrored]:
-    async with open_mirrored(dpm_site, chimera_dsn) as mirrored:
-        yield mirrored
 
 
 async def plant(mirrored: Mirrored, directories: int = 4, files: int = 5) -> list[int]:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from dome_bridge.dpm import read
 from dome_bridge.staging import STAGED, StagedTable
-from tests.fixtures.databases import DpmSite
-from tests.fixtures.mirror import Mirrored, open_mirrored
+from tests.fixtures.mirror import Mirrored
 
 every_table = pytest.mark.parametrize("staged", STAGED, ids=[staged.name for staged in STAGED])
 EXPRESSIONS = {"stage_entry": "_ENTRY_SQL", "stage_replica": "_REPLICA_SQL", "stage_symlink": "_SYMLINK_SQL"}
-
-
-@pytest.fixture
-async def mirrored(dpm_site: DpmSite, chimera_dsn: str) -> AsyncIterator[Mirrored]:
-    async with open_mirrored(dpm_site, chimera_dsn) as mirrored:
-        yield mirrored
 
 
 @every_table

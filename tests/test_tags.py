@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from tests.fixtures.databases import DpmSite
-from tests.fixtures.mirror import HOME, Mirrored, open_mirrored
+from tests.fixtures.mirror import HOME, Mirrored
 
 DISK_ONLY = {"AccessLatency": "ONLINE", "RetentionPolicy": "REPLICA"}
-
-
-@pytest.fixture
-async def mirrored(dpm_site: DpmSite, chimera_dsn: str) -> AsyncIterator[Mirrored]:
-    async with open_mirrored(dpm_site, chimera_dsn) as mirrored:
-        yield mirrored
 
 
 async def tags(mirrored: Mirrored, path: str) -> dict[str, str]:

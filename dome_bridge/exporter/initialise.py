@@ -33,7 +33,7 @@ async def initialise(config: Config) -> Initialised:
     """
     async with open_databases(config) as databases, admin_source(config) as admin:
         if await _existing(databases) is None:
-            await _refuse_tagged_root(databases.conn, databases.chimera.root_inumber)
+            await _refuse_used(databases)
         made = await capture.install(
             admin, databases.layout, lock_wait_seconds=max(1, round(config.exporter.lock_wait_seconds))
         )
@@ -71,8 +71,7 @@ async def _existing(databases: Databases) -> Site | None:
 async def _make_state(databases: Databases) -> Site:
     conn = databases.conn
     async with conn.transaction():
-        await _refuse_tagged_root(conn, databases.chimera.root_inumber)
-        await _refuse_occupied_root(databases)
+        await _refuse_used(databases)
         site = await state.plan_site(
             conn,
             databases.chimera,
@@ -83,6 +82,11 @@ async def _make_state(databases: Databases) -> Site:
         await state.create(conn, site)
     logger.info("initialised instance_id=%s offset=%d", site.instance_id, site.inumber_offset)
     return site
+
+
+async def _refuse_used(databases: Databases) -> None:
+    await _refuse_tagged_root(databases.conn, databases.chimera.root_inumber)
+    await _refuse_occupied_root(databases)
 
 
 async def _refuse_tagged_root(conn: asyncpg.Connection, root_inumber: int) -> None:
