@@ -161,8 +161,8 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         ),
         "sfn-not-plain": Reason(
             (FACT,),
-            "The replica's path is missing, ends with a slash, has a NUL byte, or has . or .. as a part: it is no "
-            "file of its file system.",
+            "The replica's path is missing, ends with a slash, has a NUL byte, or has . or .. as a part: it "
+            "is no file of its file system.",
             "correct the sfn in Cns_file_replica",
         ),
         "size-out-of-range": Reason(
