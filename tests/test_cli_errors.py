@@ -100,6 +100,7 @@ async def fresh(
         yield place
         await postgres.start()
         await postgres.drop_database(*(set(place.databases) - {database}))
+        await maria.drop_database(f"{dpm_site.dpm}_gone")
 
 
 @pytest.fixture
