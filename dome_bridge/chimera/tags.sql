@@ -3,6 +3,9 @@ for each tag that holds there; rows that were not set in it share the content of
 origin above. Origins are the root, each VO's directory /dpm/<domain>/home/<vo>, and the
 directory of each quotatoken.
 
+OFFSET 0 keeps the look-up of a directory's names by index: how many rows a recursion will have,
+the planner can only guess, and a wrong guess would read all of t_dirs at each level.
+
 -- name: wanted_origins
 INSERT INTO wanted_origin (inumber, tag, value)
 WITH RECURSIVE token AS (
@@ -98,9 +101,10 @@ INSERT INTO retag (inumber)
 WITH RECURSIVE down (inumber) AS (
     SELECT inumber FROM retag
     UNION
-    SELECT n.inumber FROM down w
-      JOIN t_dirs d ON d.iparent = w.inumber
-      JOIN t_inodes n ON n.inumber = d.ichild AND n.itype = 16384
+    SELECT d.ichild FROM down w
+     CROSS JOIN LATERAL (SELECT d.ichild
+                           FROM t_dirs d JOIN t_inodes n ON n.inumber = d.ichild AND n.itype = 16384
+                          WHERE d.iparent = w.inumber OFFSET 0) d
 )
 SELECT inumber FROM down ON CONFLICT DO NOTHING
 
@@ -121,7 +125,8 @@ WITH RECURSIVE own AS MATERIALIZED (
            max(itagid) FILTER (WHERE tag = 'WriteToken') AS token
       FROM dome_bridge.tag_origin GROUP BY inumber
 ), above AS MATERIALIZED (
-    SELECT DISTINCT d.iparent FROM retag r JOIN t_dirs d ON d.ichild = r.inumber
+    SELECT DISTINCT d.iparent FROM retag r
+     CROSS JOIN LATERAL (SELECT d.iparent FROM t_dirs d WHERE d.ichild = r.inumber OFFSET 0) d
      WHERE NOT EXISTS (SELECT FROM retag p WHERE p.inumber = d.iparent)
 ), inherited AS MATERIALIZED (
     SELECT a.iparent, max(t.itagid) FILTER (WHERE t.itagname = 'OSMTemplate') AS store,
@@ -134,7 +139,7 @@ WITH RECURSIVE own AS MATERIALIZED (
     SELECT r.inumber, coalesce(o.store, i.store), coalesce(o.grp, i.grp), coalesce(o.al, i.al),
            coalesce(o.rp, i.rp), coalesce(o.token, i.token)
       FROM retag r
-      LEFT JOIN t_dirs d ON d.ichild = r.inumber
+      LEFT JOIN LATERAL (SELECT d.iparent FROM t_dirs d WHERE d.ichild = r.inumber OFFSET 0) d ON true
       LEFT JOIN inherited i ON i.iparent = d.iparent
       LEFT JOIN own o ON o.inumber = r.inumber
      WHERE NOT EXISTS (SELECT FROM retag p WHERE p.inumber = d.iparent)
@@ -142,7 +147,7 @@ WITH RECURSIVE own AS MATERIALIZED (
     SELECT d.ichild, coalesce(o.store, w.store), coalesce(o.grp, w.grp), coalesce(o.al, w.al),
            coalesce(o.rp, w.rp), coalesce(o.token, w.token)
       FROM down w
-      JOIN t_dirs d ON d.iparent = w.inumber
+     CROSS JOIN LATERAL (SELECT d.ichild FROM t_dirs d WHERE d.iparent = w.inumber OFFSET 0) d
       JOIN retag r ON r.inumber = d.ichild
       LEFT JOIN own o ON o.inumber = d.ichild
 )
