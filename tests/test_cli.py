@@ -453,11 +453,14 @@ async def test_nagios_is_critical_without_dpm_and_unknown_without_chimera_or_set
 
 
 async def test_cutover_refused_by_gates_names_them_and_leaves_no_trace(copied: Place) -> None:
-    await copied.conn.execute("UPDATE dome_bridge.progress SET heartbeat_at = NULL")
+    await copied.conn.execute(
+        "INSERT INTO t_locationinfo_trash (ipnfsid, itype, ilocation, ipriority, ictime, iatime, istate)"
+        " VALUES (repeat('A', 36), 1, 'pool', 10, now(), now(), 1)"
+    )
     done = await copied.bridge("cutover", "--yes")
     assert done.code == 1
     line = only_line(done)
-    assert "lag: no heartbeat" in line
+    assert "trash-empty: 1 rows of t_locationinfo_trash" in line
     assert "verify-clean: there was no verify yet: run `dome-bridge verify`" in line
     assert "snapshot-complete" not in line
     assert (await copied.bridge.good("status"))["cutover"] is None
@@ -473,8 +476,6 @@ async def test_cutover_refused_by_gates_names_them_and_leaves_no_trace(copied: P
 async def test_cutover_asks_then_commits_and_complete_removes_everything(copied: Place) -> None:
     bridge = copied.bridge
     await bridge.good("verify")
-    await copied.beat()
-    await bridge.good("sync", "--once")
     asked = await bridge("cutover", answer="n\n")
     assert (asked.code, asked.out) == (1, "")
     assert "snapshot-complete: " in asked.err

@@ -6,9 +6,11 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiomysql
 import pytest
 
 from dome_bridge.config import CONFIG_VARIABLE, load
@@ -100,7 +102,8 @@ async def fresh(
         yield place
         await postgres.start()
         await postgres.drop_database(*(set(place.databases) - {database}))
-        await maria.drop_database(f"{dpm_site.dpm}_gone")
+        with suppress(aiomysql.Error):
+            await maria.revoke(f"{dpm_site.dpm}_gone")
 
 
 @pytest.fixture
