@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import asyncpg
 import click
 import uvloop
 from rich.console import Console
@@ -112,7 +111,7 @@ def main() -> None:
     except click.ClickException as exc:
         exc.show()
         sys.exit(USAGE)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except target.DRIVER_ERRORS as exc:
         logger.debug("the command failed", exc_info=True)
         _fail(f"{type(exc).__name__}: {exc}; if the databases are up, report this with the output of -vv", 1)
     sys.exit(code or 0)

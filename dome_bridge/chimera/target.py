@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 LOCKS = 0x444F4D45
 APPLIER = 1
 GATE = 2
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was lost in the middle of a protocol step
+    OSError,
+    TimeoutError,
+)
+"""What asyncpg raises: from the server, from its own use, and from a lost connection."""
+
 STATEMENT_SECONDS = 1800.0
 """No statement takes so long; a server that is silent longer is taken for gone."""
 
@@ -51,7 +60,7 @@ async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.C
             f"{where}: {one_line(exc)}; correct the account or password in [chimera] dsn or password_file, "
             "and look at pg_hba.conf"
         ) from exc
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except DRIVER_ERRORS as exc:
         raise TargetError(
             f"cannot connect to {where}: {one_line(exc)}; is PostgreSQL running, and is [chimera] dsn right?"
         ) from exc
@@ -85,7 +94,7 @@ async def told(what: str) -> AsyncIterator[None]:
         yield
     except BridgeError:
         raise
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError) as exc:
+    except DRIVER_ERRORS as exc:
         raise TargetError(f"{what}: {one_line(exc)} ({type(exc).__name__})") from exc
 
 
@@ -150,5 +159,5 @@ async def close(conn: asyncpg.Connection, *, timeout: float = 5.0) -> None:  # n
     try:
         async with asyncio.timeout(timeout):
             await conn.close()
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except DRIVER_ERRORS:
         conn.terminate()

@@ -16,8 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import asyncpg
-
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.state import Phase
 from dome_bridge.config import Config
@@ -50,7 +48,7 @@ RETURN_SECONDS = 120.0
 """How long the way back is tried while a database is away."""
 
 RETURN_PAUSE = 1.0
-FAILURES = (BridgeError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+FAILURES = (BridgeError, *target.DRIVER_ERRORS)
 
 
 @dataclass

@@ -107,11 +107,12 @@ async def _refuse_occupied_root(databases: Databases) -> None:
         f"SELECT name FROM {databases.source.cns}.Cns_file_metadata WHERE parent_fileid = %s",
         (databases.layout.root_fileid,),
     )
-    wanted = [row[0].decode("utf-8", "replace") for row in rows]
+    # A lost+found is dCache's own: DPM's is left out as `name-taken`.
+    wanted = {row[0].decode("utf-8", "replace") for row in rows} - {"lost+found"}
     taken = await databases.conn.fetchval(
         "SELECT min(iname) FROM t_dirs WHERE iparent = $1 AND iname = ANY($2)",
         databases.chimera.root_inumber,
-        wanted,
+        sorted(wanted),
     )
     if taken is not None:
         raise SchemaError(
