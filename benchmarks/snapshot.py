@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import asyncpg
 import uvloop
 
+from dome_bridge.chimera import target
 from dome_bridge.config import ChimeraConfig, Config, DpmConfig, ExporterConfig
 from dome_bridge.exporter.follow import Follower
 from dome_bridge.exporter.initialise import initialise
@@ -167,6 +168,8 @@ async def copy(config: Config) -> Copied:
     """What `dome-bridge sync` does before it follows."""
     resident = memory("VmRSS")
     async with open_session(config) as session:
+        if not await target.try_applier_lock(session.conn):
+            raise RuntimeError("another process applies changes to the database of the benchmark")
         begun = time.perf_counter()
         report = await copy_if_needed(session, observer=Unobserved())
         seconds = time.perf_counter() - begun
