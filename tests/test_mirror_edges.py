@@ -119,7 +119,7 @@ async def test_applier_lock_goes_with_the_connection_that_holds_it(mirrored: Mir
 
 async def test_ranges_with_shifted_borders_are_counted_as_reached(mirrored: Mirrored) -> None:
     for lo, hi in ((1, 10), (11, 30), (15, 40)):
-        await state.note_range(mirrored.conn, "entries", lo, hi, 5, 5)
+        await state.note_range(mirrored.conn, "entries", lo, hi, 5)
     assert (await state.step_progress(mirrored.conn, "entries")).reached == 40
 
 

@@ -229,9 +229,9 @@ async def test_copy_under_way_shows_its_step_and_how_far_it_is(session: Session)
     copied = (await read_status(session.source, session.conn)).snapshot
     assert copied is not None
     assert (copied.step, copied.entries, copied.expected) == ("directories", 0, 80)
-    await state.note_range(session.conn, "directories", 1, 1000, 80, 0)
-    await state.note_range(session.conn, "entries", 1, 500, 30, 0)
-    await state.note_range(session.conn, "entries", 501, 700, 10, 0)
+    await state.note_range(session.conn, "directories", 1, 1000, 80)
+    await state.note_range(session.conn, "entries", 1, 500, 30)
+    await state.note_range(session.conn, "entries", 501, 700, 10)
     copied = (await read_status(session.source, session.conn)).snapshot
     assert copied is not None
     assert (copied.step, copied.entries, copied.finished_at) == ("entries", 40, None)

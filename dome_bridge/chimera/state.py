@@ -185,10 +185,8 @@ async def finish_snapshot(conn: asyncpg.Connection) -> None:
     await conn.execute(_SQL["finish_snapshot"])
 
 
-async def note_range(
-    conn: asyncpg.Connection, step: str, lo: int, hi: int, entries: int, mirrored: int
-) -> None:
-    await conn.execute(_SQL["range_done"], step, lo, hi, entries, mirrored)
+async def note_range(conn: asyncpg.Connection, step: str, lo: int, hi: int, entries: int) -> None:
+    await conn.execute(_SQL["range_done"], step, lo, hi, entries)
 
 
 @dataclass(frozen=True)
@@ -197,20 +195,18 @@ class StepProgress:
 
     reached: int
     entries: int
-    mirrored: int
 
 
 async def step_progress(conn: asyncpg.Connection, step: str) -> StepProgress:
     """Ranges may finish out of order; only the part without a gap counts as reached."""
-    reached = entries = mirrored = 0
+    reached = entries = 0
     for row in await conn.fetch(_SQL["ranges_done"], step):
         if row["lo"] > reached + 1:
             break
         # Borders shift when entries vanish between two runs.
         reached = max(reached, row["hi"])
         entries += row["entries"]
-        mirrored += row["mirrored"]
-    return StepProgress(reached, entries, mirrored)
+    return StepProgress(reached, entries)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ CREATE TABLE dome_bridge.snapshot_range (
     lo bigint NOT NULL,
     hi bigint NOT NULL,
     entries bigint NOT NULL,
-    mirrored bigint NOT NULL,
     done_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (step, lo)
 );
@@ -169,12 +168,12 @@ UPDATE dome_bridge.progress
 UPDATE dome_bridge.progress SET snapshot_finished = now(), phase = 'following', phase_since = now()
 
 -- name: ranges_done
-SELECT lo, hi, entries, mirrored FROM dome_bridge.snapshot_range WHERE step = $1 ORDER BY lo
+SELECT lo, hi, entries FROM dome_bridge.snapshot_range WHERE step = $1 ORDER BY lo
 
 -- name: range_done
-INSERT INTO dome_bridge.snapshot_range (step, lo, hi, entries, mirrored) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO dome_bridge.snapshot_range (step, lo, hi, entries) VALUES ($1, $2, $3, $4)
 ON CONFLICT (step, lo) DO UPDATE
-   SET hi = excluded.hi, entries = excluded.entries, mirrored = excluded.mirrored, done_at = now()
+   SET hi = excluded.hi, entries = excluded.entries, done_at = now()
 
 -- name: forget_ranges
 DELETE FROM dome_bridge.snapshot_range

@@ -212,7 +212,3 @@ UPDATE t_tags_inodes c SET inlink = u.uses
   FROM (SELECT o.itagid, (SELECT count(*) FROM t_tags t WHERE t.itagid = o.itagid) AS uses
           FROM dome_bridge.tag_origin o) u
  WHERE u.itagid = c.itagid AND c.inlink <> u.uses
-
--- name: root_tags
-SELECT t.itagname, t.itagid, convert_from(coalesce(c.ivalue, ''), 'UTF8') AS value
-  FROM t_tags t JOIN t_tags_inodes c USING (itagid) WHERE t.inumber = $1

@@ -135,7 +135,6 @@ class Cutover:
         self._nonce = ""
         self._state = State.ABORTED
         self._deadline = float("inf")
-        self._fence_begun: float | None = None
 
     async def find_open(self) -> bool:
         """Takes up a cutover that was begun and has not ended."""

@@ -160,7 +160,7 @@ class Snapshot:
     async def _copy(self, mirror: Mirror, found: Range, count: _Count) -> None:
         async def note(conn: asyncpg.Connection) -> None:
             await self._confirm(conn)
-            await state.note_range(conn, count.step, found.lo, found.hi, found.entries, 0)
+            await state.note_range(conn, count.step, found.lo, found.hi, found.entries)
 
         applied = await mirror.apply_range(
             found.lo, found.hi, directories=count.step == DIRECTORIES, at_commit=note
