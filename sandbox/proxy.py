@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +29,7 @@ class FaultyProxy:
         self.forwarded_bytes = 0
         self._hearing = asyncio.Event()
         self._hearing.set()
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -36,15 +38,18 @@ class FaultyProxy:
 
     async def start(self) -> None:
         """Listen, on the same port again after a stop."""
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accept, self.host, self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
+        if self._listening is None:
+            self._listening = socket.create_server((self.host, self.port), backlog=100)
+            self._listening.setblocking(False)
+            self.port = self._listening.getsockname()[1]
+            asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     async def stop(self) -> None:
         """Refuse new connections and cut the present ones, as a server that is down."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
         await self.cut()
 
     async def cut(self) -> None:
@@ -75,21 +80,28 @@ class FaultyProxy:
     ) -> None:
         await self.stop()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        self.accepted += 1
+    def _accept(self, listening: socket.socket) -> None:
+        """Not asyncio's server: closed at the wrong moment, that one leaves an accepted socket open."""
         try:
-            await self._serve(reader, writer)
-        except asyncio.CancelledError:
-            # Only cut() cancels this task. asyncio would report it as an error of ours.
-            pass
+            client, _ = listening.accept()
+        except OSError:
+            return
+        client.setblocking(False)
+        self.accepted += 1
+        connection = asyncio.create_task(self._serve(client))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+        # A task that is cancelled before its first step never runs, not even its finally.
+        connection.add_done_callback(partial(_close, client))
+
+    async def _serve(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
+        try:
+            await self._forward(reader, writer)
         finally:
             writer.transport.abort()
-            self._connections.discard(task)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_deaf:
             await self._swallow(reader)
             return
@@ -128,3 +140,7 @@ class FaultyProxy:
     async def _swallow(self, reader: asyncio.StreamReader) -> None:
         while await reader.read(CHUNK_BYTES):
             pass
+
+
+def _close(client: socket.socket, _: asyncio.Task[None]) -> None:
+    client.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -57,6 +60,21 @@ async def test_stopped_proxy_refuses_until_healed(proxy: FaultyProxy, client: St
     again = await asyncio.open_connection(proxy.host, proxy.port)
     assert await exchange(again) == b"ping"
     again[1].transport.abort()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_client_that_arrives_while_the_proxy_stops_leaves_no_open_socket(
+    proxy: FaultyProxy, turns: int
+) -> None:
+    """asyncio's own server, closed between the accept and the transport, forgets the socket."""
+    with socket.create_connection((proxy.host, proxy.port)) as client:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await proxy.stop()
+        client.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.to_thread(client.recv, 1) == b""
+    gc.collect()
 
 
 async def test_cut_ends_present_connections_only(proxy: FaultyProxy, client: Streams) -> None:
