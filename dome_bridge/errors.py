@@ -14,7 +14,9 @@ surroundings (nothing was written), 1 for a finding or a step that failed.
     ├── CaptureError       triggers or journal are not as they must be
     ├── FenceError         the write fence could not be raised or lifted
     ├── CutoverError       a gate refused, or a step of the cutover failed
-    └── VerifyError        a comparison could not be finished
+    ├── VerifyError        a comparison could not be finished
+    ├── ApiError           a DOME command is refused; carries the HTTP status
+    └── DiskError          a disk node cannot be reached or did not do what it was asked
 """
 
 from __future__ import annotations
@@ -78,3 +80,16 @@ class CutoverError(BridgeError):
 
 class VerifyError(BridgeError):
     """A comparison could not be finished."""
+
+
+class ApiError(BridgeError):
+    """A DOME command is refused: `status` is the HTTP status, the message the plain-text answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class DiskError(BridgeError):
+    """A disk node cannot be reached or did not do what it was asked."""

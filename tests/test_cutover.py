@@ -14,12 +14,13 @@ import pytest
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.state import Phase, Progress
 from dome_bridge.config import Config
+from dome_bridge.dpm.fenced import FENCE_SQLSTATE
 from dome_bridge.dpm.schema import read_layout
 from dome_bridge.dpm.source import Source, StatementError
 from dome_bridge.errors import CutoverError, StateError
 from dome_bridge.exporter import cutover
 from dome_bridge.exporter.cutover_plan import Gate, State
-from dome_bridge.exporter.fence import FENCE_SQLSTATE, FenceState, fence_state, raise_fence
+from dome_bridge.exporter.fence import FenceState, fence_state, raise_fence
 from dome_bridge.exporter.follow import Follower
 from dome_bridge.exporter.initialise import complete, initialise
 from dome_bridge.exporter.journal import JOURNAL_TABLE, Journal

@@ -15,10 +15,10 @@ import pytest
 from dome_bridge.chimera import target
 from dome_bridge.config import load
 from dome_bridge.daemon import Daemon
+from dome_bridge.dpm.fenced import is_fenced
 from dome_bridge.dpm.source import Source, StatementError
 from dome_bridge.exporter import service, session
 from dome_bridge.exporter.cutover_plan import State
-from dome_bridge.exporter.fence import is_fenced
 from dome_bridge.exporter.journal import JOURNAL_TABLE, Journal
 from dome_bridge.notify import Notifier
 from sandbox.acceptance import acceptance_failures

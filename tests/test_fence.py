@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
+from dome_bridge.dpm.fenced import FENCE_SQLSTATE, is_fenced
 from dome_bridge.dpm.schema import SourceLayout, read_layout
 from dome_bridge.dpm.source import Source, StatementError
 from dome_bridge.errors import FenceError, PrivilegeError
 from dome_bridge.exporter import capture
 from dome_bridge.exporter.fence import (
-    FENCE_SQLSTATE,
     PROBE_TABLE,
     FenceState,
     fence_state,
     fence_triggers,
-    is_fenced,
     lift_fence,
     prove_fence_possible,
     raise_fence,

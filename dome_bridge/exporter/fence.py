@@ -17,9 +17,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
+from dome_bridge.dpm.fenced import FENCE_MESSAGE, FENCE_SQLSTATE, is_fenced
 from dome_bridge.dpm.grants import Need, current_account, lacking, read_grants
 from dome_bridge.dpm.schema import SourceLayout
-from dome_bridge.dpm.source import ER_SIGNAL_EXCEPTION, Source, StatementError, quote_name
+from dome_bridge.dpm.source import Source, StatementError, quote_name
 from dome_bridge.errors import FenceError
 from dome_bridge.exporter.triggers import (
     FENCE_PREFIX,
@@ -36,9 +37,6 @@ from dome_bridge.exporter.triggers import (
 )
 
 logger = logging.getLogger(__name__)
-
-FENCE_SQLSTATE = "45DBF"
-FENCE_MESSAGE = "dome-bridge fence: the catalog is read-only while this site moves to dCache"
 
 PROBE_TABLE = "dome_bridge_fence_probe"
 
@@ -61,16 +59,6 @@ class FenceState(StrEnum):
     ABSENT = "absent"
     PARTIAL = "partial"
     STANDING = "standing"
-
-
-def is_fenced(exc: BaseException) -> bool:
-    """Whether a statement failed because the fence stands."""
-    return (
-        isinstance(exc, StatementError)
-        and exc.number == ER_SIGNAL_EXCEPTION
-        and exc.sqlstate in (FENCE_SQLSTATE, "")  # older drivers do not tell the SQLSTATE
-        and FENCE_MESSAGE in str(exc)
-    )
 
 
 def rights_needed(source: Source) -> tuple[Need, ...]:
