@@ -7,10 +7,11 @@ quotes a secret.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,94 @@ def not_yet(what: str) -> Kind:
     return Kind("false", parse)
 
 
+def _file(value: object) -> Path:
+    path = _path(value)
+    if path is None:
+        raise ValueError
+    return path
+
+
+def _socket_path(value: object) -> Path | None:
+    path = _path(value)
+    # sockaddr_un ends there.
+    if path is not None and len(str(path).encode()) > 107:
+        raise ValueError("longer than the 107 bytes that the name of a socket may have")
+    return path
+
+
+def _ip_address(value: object) -> str:
+    """In its shortest form, so that equal ones compare equal."""
+    try:
+        return str(ipaddress.ip_address(_text(value)))
+    except ValueError:
+        raise ValueError from None
+
+
+def _url_prefix(value: object) -> str:
+    text = _text(value)
+    if text.endswith("/"):
+        raise ValueError("without / at the end")
+    if not re.fullmatch(r"(?:/[0-9A-Za-z._~-]+)+", text):
+        raise ValueError
+    return text
+
+
+def _header(value: object) -> str:
+    """In lower case, since case does not count there."""
+    text = _text(value)
+    # `token` of RFC 9110.
+    if not re.fullmatch(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+", text):
+        raise ValueError
+    if text.lower().startswith("remoteclient"):
+        raise ValueError("DOME's clients set that one themselves")
+    return text.lower()
+
+
+def _host_name(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[0-9A-Za-z_](?:[0-9A-Za-z._-]{0,251}[0-9A-Za-z_])?", text):
+        raise ValueError("not a host name")
+    return text
+
+
+def subject(value: object) -> str:
+    """A DN, freed of the double quotes that DOME allows around one."""
+    text = _any_text(value).strip()
+    quotes = text.startswith('"') + text.endswith('"')
+    if quotes == 1 or text == '"':
+        raise ValueError("a double quote is missing")
+    if quotes:
+        text = text[1:-1].strip()
+    # A client without a certificate has the empty DN.
+    if not text:
+        raise ValueError("a DN is empty")
+    if not text.isprintable():
+        raise ValueError("a DN has a control character")
+    return text
+
+
+def _several(label: str, parse_one: Callable[[object], str]) -> Kind:
+    def parse(value: object) -> tuple[str, ...]:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError
+        return tuple(dict.fromkeys(parse_one(one) for one in value))
+
+    return Kind(label, parse)
+
+
+def one_of(now: tuple[str, ...], later: tuple[str, ...]) -> Kind:
+    """`later` are the words that a later version will take."""
+
+    def parse(value: object) -> str:
+        if value in later:
+            raise ValueError("not available in this version of dome-bridge yet")
+        if value not in now:
+            raise ValueError
+        return str(value)
+
+    return Kind(" or ".join(f'"{word}"' for word in now), parse)
+
+
 FLAG = Kind("true or false", _flag)
 TEXT = Kind("text without blanks", _text)
 FREE_TEXT = Kind("text", _any_text)
@@ -167,3 +256,12 @@ PORT = whole(1, 65535)
 DSN = Kind("postgresql:// URL", _postgresql_url)
 DCACHE_VERSION = Kind('dCache release such as "10.2", from 7.2 on', _dcache_version)
 POOL_DIR = Kind("path with {fs} and {pool}", _pool_dir)
+FILE = Kind("absolute path", _file)
+SOCKET_PATH = Kind("absolute path, or empty", _socket_path)
+IP_ADDRESS = Kind("IP address such as 127.0.0.1 or ::1", _ip_address)
+URL_PREFIX = Kind("path such as /domehead", _url_prefix)
+HEADER = Kind("name of an HTTP header", _header)
+HOST_NAMES = _several("array of host names", _host_name)
+SUBJECTS = _several("array of DNs", subject)
+PROTOCOL = one_of(("proxied",), ("mixed", "https", "http"))
+SCHEME = one_of(("http",), ("https",))

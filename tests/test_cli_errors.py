@@ -157,7 +157,9 @@ WRONG_SETTINGS = (
     WrongSetting("unknown key", "unknown key dpm.hots: did you mean dpm.host?", {"dpm": {"hots": "head"}}),
     WrongSetting("unknown section", "unknown section [chimaera]: did you mean [chimera]?", {"chimaera": {}}),
     WrongSetting("key without a section", "did you mean dpm.user?", text='user = "dpmmgr"\n'),
-    WrongSetting("later section", "section [auth] is not available in this version", {"auth": {}}),
+    WrongSetting(
+        "later key", "disk.poll_seconds is not available in this version", {"disk": {"poll_seconds": 60}}
+    ),
     WrongSetting("bad value", "dpm.port: expected", {"dpm": {"port": "many"}}),
     WrongSetting("bad zone", "chimera.timezone: expected", {"chimera": {"timezone": "Europe/Geneve"}}),
     WrongSetting(

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from dome_bridge import config, errors
 from dome_bridge.chimera.quarantine import REASONS
 from dome_bridge.chimera.state import Phase
 from dome_bridge.cli import cli
+from dome_bridge.config_sections import REPEATED
 from dome_bridge.exporter import check, cutover_plan
 from dome_bridge.exporter.cutover_plan import Readings, State, Thresholds
 from dome_bridge.metrics import Metrics
@@ -164,11 +166,17 @@ def test_documentation_names_only_metrics_that_exist() -> None:
 # --- settings
 
 
+def example_with_tables() -> str:
+    """A table that may stand there several times is commented out in the example, as its keys are."""
+    return re.sub(r"^# (\[\[)", r"\1", EXAMPLE.read_text(), flags=re.M)
+
+
 @pytest.mark.parametrize("key", config.KEYS, ids=lambda key: key.name)
 def test_every_key_is_in_reference_and_example(key: config.Key) -> None:
-    section = page("reference/config.md").partition(f"## `[{key.section}]`")[2].partition("\n## ")[0]
+    heading = config.heading(key.section)
+    section = page("reference/config.md").partition(f"## `{heading}`\n")[2].partition("\n## ")[0]
     assert f"| `{key.key}` |" in section
-    section = EXAMPLE.read_text().partition(f"\n[{key.section}]\n")[2].partition("\n[")[0]
+    section = example_with_tables().partition(f"\n{heading}\n")[2].partition("\n[")[0]
     assert re.search(rf"^# {key.key} = ", section, re.M)
 
 
@@ -180,15 +188,29 @@ def test_example_changes_nothing(tmp_path: Path) -> None:
         config.MonitoringConfig(),
         config.DcacheConfig(),
     )
+    assert (example.api, example.auth, example.disk) == (
+        config.ApiConfig(),
+        config.AuthConfig(),
+        config.DiskConfig(),
+    )
+
+
+def flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tables.items():
+        full = f"{prefix}{name}"
+        for table in value if full in REPEATED else [value]:
+            if isinstance(table, dict):
+                yield from flat(table, f"{full}.")
+            else:
+                yield full, table
 
 
 def test_example_has_the_defaults_and_no_other_keys() -> None:
-    uncommented = re.sub(r"^# (\w+ = )", r"\1", EXAMPLE.read_text(), flags=re.M)
-    tables = tomllib.loads(uncommented)
-    given = {f"{section}.{name}": value for section, table in tables.items() for name, value in table.items()}
+    uncommented = re.sub(r"^# (\w+ = )", r"\1", example_with_tables(), flags=re.M)
+    given = dict(flat(tomllib.loads(uncommented)))
     assert set(given) == {key.name for key in config.KEYS}
     for key in config.KEYS:
-        if key.name not in ("dpm.domehead_conf", "chimera.timezone"):
+        if key.name not in ("dpm.domehead_conf", "chimera.timezone", "api.listen.port"):
             assert given[key.name] == tomllib.loads(f"it = {key.default}")["it"]
 
 

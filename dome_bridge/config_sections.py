@@ -1,0 +1,342 @@
+"""The sections of dome-bridge.toml, one frozen dataclass each.
+
+Each field carries what its key takes and a line for the reference, so these classes are the only list of
+keys: `config.KEYS` and the tables of docs/reference/config.md come from them. A field without a kind is no
+key; it is derived when the file is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import tzlocal
+
+from dome_bridge.config_kinds import (
+    DCACHE_VERSION,
+    DSN,
+    FILE,
+    FLAG,
+    FREE_TEXT,
+    HEADER,
+    HOST_NAMES,
+    IP_ADDRESS,
+    PATH,
+    POOL_DIR,
+    PORT,
+    PROTOCOL,
+    SCHEMA_NAME,
+    SCHEME,
+    SOCKET,
+    SOCKET_PATH,
+    SUBJECTS,
+    TEXT,
+    URL_PREFIX,
+    ZONE,
+    Kind,
+    iana_zone,
+    not_yet,
+    seconds,
+    whole,
+)
+from dome_bridge.config_secrets import redact
+from dome_bridge.dpm import domehead
+from dome_bridge.errors import ConfigError
+
+
+def _key(kind: Kind, doc: str, *, default: str | None = None) -> dict[str, Any]:
+    """A field's metadata. `default` is for the reference where the value is only known on the machine."""
+    return {"kind": kind, "doc": doc, "default": default}
+
+
+def machine_zone() -> str:
+    """The IANA name of this machine's time zone. Raises ConfigError if it has a zone without a name."""
+    try:
+        name = tzlocal.get_localzone_name()
+    except (LookupError, ValueError, OSError):
+        name = None
+    if name is None and not Path("/etc/localtime").exists():
+        name = "UTC"
+    try:
+        return iana_zone(name)
+    except ValueError:
+        raise ConfigError(
+            "the time zone of this machine has no IANA name: set chimera.timezone to the dCache head node's"
+        ) from None
+
+
+@dataclass(frozen=True)
+class DpmConfig:
+    """DPM's database server, with the catalog and the pools.
+
+    Keys marked * are taken from `domehead_conf` if they are not given here.
+    """
+
+    domehead_conf: Path | None = field(
+        default=None,
+        metadata=_key(
+            PATH, "DPM's own configuration; empty: do without", default="/etc/domehead.conf, if it is there"
+        ),
+    )
+    host: str = field(default="localhost", metadata=_key(TEXT, "* MariaDB's host"))
+    unix_socket: str = field(
+        default="", metadata=_key(SOCKET, "MariaDB's socket, instead of `host` and `port`")
+    )
+    port: int = field(default=domehead.MYSQL_PORT, metadata=_key(PORT, "* MariaDB's port"))
+    user: str = field(
+        default="dpmmgr", metadata=_key(TEXT, "* account that reads the catalog and the journal")
+    )
+    password: str = field(default="", repr=False, metadata=_key(FREE_TEXT, "* its password"))
+    password_file: Path | None = field(default=None, metadata=_key(PATH, "file with the password, instead"))
+    cns_db: str = field(default="cns_db", metadata=_key(SCHEMA_NAME, "* database of the name server"))
+    dpm_db: str = field(default="dpm_db", metadata=_key(SCHEMA_NAME, "* database of the pool manager"))
+    admin_user: str = field(
+        default="",
+        metadata=_key(FREE_TEXT, "account for init, fence and complete if `user` may not create triggers"),
+    )
+    admin_password: str = field(default="", repr=False, metadata=_key(FREE_TEXT, "its password"))
+    admin_password_file: Path | None = field(
+        default=None, metadata=_key(PATH, "file with the admin's password, instead")
+    )
+
+
+@dataclass(frozen=True)
+class ChimeraConfig:
+    """dCache's namespace database, which the bridge fills.
+
+    Without a password here PostgreSQL's own ways hold: peer authentication, or the account's `~/.pgpass`.
+    """
+
+    dsn: str = field(
+        default="postgresql://dcache@localhost/chimera",
+        repr=False,
+        metadata=_key(DSN, "the Chimera database"),
+    )
+    password_file: Path | None = field(
+        default=None, metadata=_key(PATH, "file with the password, instead of one in the URL")
+    )
+    timezone: str = field(
+        default_factory=machine_zone,
+        metadata=_key(ZONE, "time zone of dCache's head node", default="this machine's"),
+    )
+    # From password_file. Empty: what the URL has.
+    password: str = field(default="", repr=False)
+
+    @property
+    def redacted_dsn(self) -> str:
+        """The URL for logs and messages, any password in it replaced by ***."""
+        return redact(self.dsn)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+@dataclass(frozen=True)
+class SpacemanagerConfig:
+    """dCache's space manager. This version of dome-bridge does not fill it yet."""
+
+    enabled: bool = field(
+        default=False, metadata=_key(not_yet("the space manager"), "reserved for a later version")
+    )
+    dsn: str = field(
+        default="postgresql://dcache@localhost/spacemanager",
+        repr=False,
+        metadata=_key(DSN, "the space manager's database"),
+    )
+
+
+@dataclass(frozen=True)
+class ExporterConfig:
+    """The mirror: snapshot, follow, verify and the gates of the cutover."""
+
+    enabled: bool = field(default=True, metadata=_key(FLAG, "whether `dome-bridge run` mirrors"))
+    batch: int = field(default=20000, metadata=_key(whole(1, 1_000_000), "journal rows applied at a time"))
+    heartbeat_seconds: float = field(
+        default=1.0, metadata=_key(seconds(), "interval of the heartbeats that lag is measured with")
+    )
+    snapshot_workers: int = field(
+        default=2, metadata=_key(whole(1, 64), "ranges of the first copy in work at the same time")
+    )
+    snapshot_range: int = field(
+        default=50000, metadata=_key(whole(1, 10_000_000), "entries in one range of the first copy")
+    )
+    lock_wait_seconds: float = field(
+        default=5.0,
+        metadata=_key(seconds(60), "wait for a lock to create triggers; DPM's writers queue that long"),
+    )
+    verify_interval_seconds: float = field(
+        default=3600.0, metadata=_key(seconds(), "pause between two verify passes in the background")
+    )
+    verify_entries_per_second: int = field(
+        default=20000, metadata=_key(whole(1, 100_000_000), "speed limit of verify in the background")
+    )
+    max_lag_seconds: float = field(
+        default=30.0, metadata=_key(seconds(), "gate of the cutover: greatest lag of the mirror")
+    )
+    verify_max_age_seconds: float = field(
+        default=21600.0,
+        metadata=_key(seconds(), "gate of the cutover: greatest age of the last clean verify"),
+    )
+    max_fence_seconds: float = field(
+        default=600.0,
+        metadata=_key(seconds(), "longest time the fence may stand before the cutover is aborted"),
+    )
+
+
+@dataclass(frozen=True)
+class ListenConfig:
+    """A listener of the DOME API, one table each: either `address` and `port`, or `unix_socket`.
+
+    `proxied` is plain HTTP behind a web server on this machine, which authenticates the client and says in
+    the headers of `[api.proxied]` who it is. It is for the loopback interface or a Unix socket only.
+    """
+
+    address: str = field(default="127.0.0.1", metadata=_key(IP_ADDRESS, "IP address to listen on"))
+    # 0: none; what was loaded has one if it has no unix_socket.
+    port: int = field(default=0, metadata=_key(PORT, "port to listen on", default="none"))
+    protocol: str = field(default="proxied", metadata=_key(PROTOCOL, "what is spoken there"))
+    unix_socket: Path | None = field(
+        default=None, metadata=_key(SOCKET_PATH, "socket to listen on, instead of `address` and `port`")
+    )
+
+    @property
+    def place(self) -> str:
+        """Where it listens, for messages: `127.0.0.1:8094`, `[::1]:8094` or the path of the socket."""
+        if self.unix_socket is not None:
+            return str(self.unix_socket)
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class ProxiedConfig:
+    """The headers in which the web server hands the client's identity to a `proxied` listener.
+
+    It must set or unset every one of them in every request, so that none comes from the client.
+    """
+
+    verify_header: str = field(
+        default="x-ssl-client-verify", metadata=_key(HEADER, "result of the check, `SUCCESS` if it was good")
+    )
+    dn_header: str = field(
+        default="x-ssl-client-s-dn", metadata=_key(HEADER, "subject of the client's certificate")
+    )
+    cert_header: str = field(
+        default="x-ssl-client-cert",
+        metadata=_key(HEADER, "the certificate as PEM; this version goes by the subject alone"),
+    )
+
+
+@dataclass(frozen=True)
+class ApiConfig:
+    """The DOME API, which takes the place of DPM's head daemon.
+
+    Keys marked * are taken from `domehead_conf` if they are not given here.
+    """
+
+    enabled: bool = field(default=False, metadata=_key(FLAG, "whether `dome-bridge run` serves the DOME API"))
+    url_prefix: str = field(
+        default="/domehead", metadata=_key(URL_PREFIX, "* what the path of a request begins with")
+    )
+    host_names: tuple[str, ...] = field(
+        default=(), metadata=_key(HOST_NAMES, "* names of this head node; empty: this machine's own")
+    )
+    gridmap_file: Path = field(
+        default=Path("/etc/lcgdm-mapfile"), metadata=_key(FILE, "* grid-mapfile, DNs and their groups")
+    )
+    directory_size_depth: int = field(
+        default=6, metadata=_key(whole(0, 1000), "* deepest level of directories whose sizes are kept")
+    )
+    database_connections: int = field(
+        default=16, metadata=_key(whole(1, 128), "most connections to MariaDB at a time")
+    )
+    keepalive_seconds: float = field(
+        default=75.0, metadata=_key(seconds(), "how long an idle connection of a client is kept")
+    )
+    request_seconds: float = field(
+        default=300.0, metadata=_key(seconds(), "longest time a request may take; clients wait 300 s")
+    )
+    listen: tuple[ListenConfig, ...] = ()
+    proxied: ProxiedConfig = field(default_factory=ProxiedConfig)
+
+
+@dataclass(frozen=True)
+class AuthConfig:
+    """Who may use the DOME API, besides the disk servers that DPM's database names.
+
+    Clients of `glb.auth.authorizeDN[]` in `domehead_conf` are added to `authorize_dn`, and without
+    `xrdhttp_secret_file` the key is `glb.restclient.xrdhttpkey` from there.
+    """
+
+    authorize_dn: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(SUBJECTS, "subjects of certificates that are trusted with everything"),
+    )
+    xrdhttp_secret_file: Path | None = field(
+        default=None, metadata=_key(PATH, "file with the key that signs requests, as XrdHttp reads it")
+    )
+    # The key itself. Bytes that are not UTF-8 are lone surrogates: encode it with `surrogateescape`.
+    xrdhttp_secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class DiskConfig:
+    """The head's own requests to the disk servers.
+
+    Keys marked * are taken from `domehead_conf` if they are not given here.
+    """
+
+    scheme: str = field(default="http", metadata=_key(SCHEME, "how the disk servers are spoken to"))
+    port: int = field(default=1095, metadata=_key(PORT, "their port"))
+    url_prefix: str = field(
+        default="/domedisk", metadata=_key(URL_PREFIX, "* what the path of a request begins with")
+    )
+    connect_seconds: float = field(default=15.0, metadata=_key(seconds(), "* wait for a connection"))
+    request_seconds: float = field(default=15.0, metadata=_key(seconds(), "* wait for an answer"))
+    connections_per_server: int = field(
+        default=8, metadata=_key(whole(1, 1000), "most connections to a server at a time")
+    )
+
+
+@dataclass(frozen=True)
+class MonitoringConfig:
+    """The listener for Prometheus, health checks and the status page."""
+
+    address: str = field(default="127.0.0.1", metadata=_key(TEXT, "address to listen on"))
+    port: int = field(default=9740, metadata=_key(PORT, "port to listen on"))
+
+
+@dataclass(frozen=True)
+class DcacheConfig:
+    """The dCache that is to come."""
+
+    version: str = field(default="10.2", metadata=_key(DCACHE_VERSION, "release to write configuration for"))
+    pool_dir: str = field(
+        default="{fs}/dcache/{pool}",
+        metadata=_key(POOL_DIR, "directory of a pool on the file system {fs} of DPM"),
+    )
+
+
+# "api.listen" is a table in the section [api].
+TABLES: Mapping[str, type[Any]] = {
+    "dpm": DpmConfig,
+    "chimera": ChimeraConfig,
+    "spacemanager": SpacemanagerConfig,
+    "exporter": ExporterConfig,
+    "api": ApiConfig,
+    "api.listen": ListenConfig,
+    "api.proxied": ProxiedConfig,
+    "auth": AuthConfig,
+    "disk": DiskConfig,
+    "monitoring": MonitoringConfig,
+    "dcache": DcacheConfig,
+}
+
+# Those that may stand there several times.
+REPEATED = frozenset({"api.listen"})
+
+SECTIONS: Mapping[str, type[Any]] = {name: table for name, table in TABLES.items() if "." not in name}

@@ -1,0 +1,508 @@
+"""The settings of the DOME API: its listeners, whom it trusts, and what DPM's own file says of them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from dome_bridge import config_kinds
+from dome_bridge.config import ApiConfig, AuthConfig, Config, DiskConfig, ListenConfig, ProxiedConfig, load
+from dome_bridge.config_secrets import read_signing_key
+from dome_bridge.errors import ConfigError
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference" / "config.md"
+
+ENABLED = "api.enabled = true\napi.listen = [{port = 8094}]\n"
+KEY = "0123456789abcdef0123456789abcdef"
+DN = "/DC=org/CN=disk1.example.org"
+
+
+def write(file: Path, text: str | bytes, mode: int = 0o640) -> Path:
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    file.chmod(mode)
+    return file
+
+
+def load_text(etc: Path, text: str, domehead: str = "") -> Config:
+    if domehead:
+        write(etc / "domehead.conf", f"head.db.user: dpmmgr\n{domehead}\n")
+    return load(write(etc / "bridge.toml", text), {}, etc=etc)
+
+
+def refusal(etc: Path, text: str, domehead: str = "", file: str = "bridge.toml") -> str:
+    """The message, without the file that it begins with."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(etc, text, domehead)
+    message = str(caught.value)
+    assert message.startswith(f"{etc}/{file}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{etc}/{file}: ")
+
+
+def logged_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+# Listeners
+
+
+def test_without_anything_the_api_is_off_and_has_the_documented_defaults(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, "")
+    assert (loaded.api, loaded.auth, loaded.disk) == (ApiConfig(), AuthConfig(), DiskConfig())
+    assert not loaded.api.enabled
+
+
+def test_listeners_are_taken_in_their_order(tmp_path: Path) -> None:
+    text = """
+    [api]
+    enabled = true
+    [[api.listen]]
+    port = 8094
+    protocol = "proxied"
+    [[api.listen]]
+    unix_socket = "/run/dome-bridge/api.sock"
+    [[api.listen]]
+    address = "0:0::1"
+    port = 8094
+    """
+    listeners = load_text(tmp_path, text).api.listen
+    assert listeners == (
+        ListenConfig("127.0.0.1", 8094),
+        ListenConfig(unix_socket=Path("/run/dome-bridge/api.sock")),
+        ListenConfig("::1", 8094),
+    )
+    assert [each.place for each in listeners] == [
+        "127.0.0.1:8094",
+        "/run/dome-bridge/api.sock",
+        "[::1]:8094",
+    ]
+    assert {each.protocol for each in listeners} == {"proxied"}
+
+
+def test_empty_socket_leaves_address_and_port(tmp_path: Path) -> None:
+    text = "api.listen = [{address = '127.1.2.3', port = 1, unix_socket = ''}]"
+    assert load_text(tmp_path, text).api.listen == (ListenConfig("127.1.2.3", 1),)
+
+
+def test_enabled_api_without_a_listener_is_told_the_lines_to_add(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "api.enabled = true")
+    lines = re.findall("`(.+?)`", message)
+    assert lines == ["[[api.listen]]", "port = 8094", 'protocol = "proxied"']
+    assert load_text(tmp_path, "\n".join(["[api]\nenabled = true", *lines])).api.listen[0].port == 8094
+
+
+def test_example_of_the_reference_is_understood(tmp_path: Path) -> None:
+    prose = REFERENCE.read_text().partition("## Listeners of the DOME API")[2]
+    example = prose.partition("```toml\n")[2].partition("```")[0]
+    api = load_text(tmp_path, example).api
+    assert api.enabled
+    assert f'ProxyPass "http://{api.listen[0].place}{api.url_prefix}"' in prose
+    set_by_httpd = re.findall(r"RequestHeader set (\S+)", prose)
+    assert set_by_httpd == [api.proxied.verify_header, api.proxied.dn_header, api.proxied.cert_header]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "10.0.0.1", "169.254.0.1"])
+def test_proxied_listener_that_others_can_reach_is_refused_with_the_reason(
+    tmp_path: Path, address: str
+) -> None:
+    message = refusal(tmp_path, f"api.listen = [{{address = '{address}', port = 8094}}]")
+    assert message.startswith("api.listen.address: a proxied listener must be on the loopback interface")
+    assert f"got {address}: whoever reaches it can claim to be any DN" in message
+
+
+@given(st.ip_addresses())
+def test_only_loopback_addresses_may_be_proxied(
+    tmp_path_factory: pytest.TempPathFactory, address: Any
+) -> None:
+    assume(not address.is_loopback)
+    assert "loopback" in refusal(
+        tmp_path_factory.getbasetemp(), f"api.listen = [{{address = '{address}', port = 1}}]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "place"),
+    [
+        ("port = 8094", "address = '127.0.0.1', port = 8094", "127.0.0.1:8094"),
+        ("address = '::1', port = 1", "address = '0:0:0:0:0:0:0:1', port = 1", "[::1]:1"),
+        ("unix_socket = '/run/a.sock'", "unix_socket = '/run/./a.sock'", "/run/a.sock"),
+    ],
+)
+def test_two_listeners_in_one_place_are_refused(tmp_path: Path, one: str, other: str, place: str) -> None:
+    message = refusal(tmp_path, f"api.listen = [{{{one}}}, {{{other}}}]")
+    assert message == f"api.listen: two listeners on {place}: remove one of them"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("api.listen = [{}]", "api.listen: nowhere to listen: add port = 8094, or a unix_socket"),
+        ("api.listen = [{address = '::1'}]", "api.listen: nowhere to listen: add port"),
+        (
+            "api.listen = [{port = 1, unix_socket = '/s'}]",
+            "api.listen: port and unix_socket are both given: keep one of them",
+        ),
+        (
+            "api.listen = [{address = '127.0.0.1', unix_socket = '/s'}]",
+            "api.listen: address and unix_socket are both given",
+        ),
+        ("api.listen = [{port = 0}]", "api.listen.port: expected whole number from 1 to 65535, got 0"),
+        (
+            "api.listen = [{port = 1}, {port = 0}]",
+            "table 2 of 2: api.listen.port: expected whole number from 1 to 65535, got 0",
+        ),
+        ("api.listen = [{port = 1}, {}]", "table 2 of 2: api.listen: nowhere to listen"),
+        ("api.listen = [{port = 1, address = 'localhost'}]", "api.listen.address: expected IP address such"),
+        ("api.listen = [{unix_socket = 'a.sock'}]", "api.listen.unix_socket: expected absolute path,"),
+        (
+            f"api.listen = [{{unix_socket = '/{'a' * 107}'}}]",
+            "api.listen.unix_socket: expected absolute path",
+        ),
+        ("api.listen = {port = 1}", "api.listen: expected [[api.listen]], got a table"),
+        ("[api.listen]\nport = 1", "api.listen: expected [[api.listen]], got a table"),
+        ("api.listen = 8094", "api.listen: expected [[api.listen]], got 8094"),
+        ("api.listen = [8094]", "api.listen: expected a section [[api.listen]], got 8094"),
+        ("[[api.proxied]]", "api.proxied: expected a section [api.proxied], got an array"),
+        ("[[api]]", "api: expected a section [api], got an array"),
+    ],
+)
+def test_wrong_listener_is_refused_with_place_and_remedy(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(tmp_path, text).startswith(message)
+
+
+@pytest.mark.parametrize("protocol", ["mixed", "https", "http"])
+def test_listener_of_a_later_version_is_refused_as_such(tmp_path: Path, protocol: str) -> None:
+    message = refusal(tmp_path, f"api.listen = [{{port = 1094, protocol = '{protocol}'}}]")
+    assert message == (
+        f'api.listen.protocol: expected "proxied", got "{protocol}"'
+        " (not available in this version of dome-bridge yet)"
+    )
+
+
+@pytest.mark.parametrize("protocol", ["'fcgi'", "''", "1", "['mixed']", "'PROXIED'"])
+def test_unknown_protocol_is_no_promise(tmp_path: Path, protocol: str) -> None:
+    message = refusal(tmp_path, f"api.listen = [{{port = 1094, protocol = {protocol}}}]")
+    assert message.startswith('api.listen.protocol: expected "proxied", got ')
+    assert "yet" not in message
+
+
+def test_disks_over_https_are_refused_for_now(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "disk.scheme = 'https'").endswith(
+        'expected "http", got "https" (not available in this version of dome-bridge yet)'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("api.listen = [{prot = 1}]", "unknown key api.listen.prot: did you mean api.listen.port?"),
+        (
+            "api.proxied.dn_heder = 'x'",
+            "unknown key api.proxied.dn_heder: did you mean api.proxied.dn_header?",
+        ),
+        ('[api]\n"listen.port" = 1', "unknown key api.listen.port: did you mean api.listen?"),
+        ("[[api.listn]]\nport = 1", "unknown key api.listn: did you mean api.listen?"),
+        ("[api.proxid]", "unknown key api.proxid: did you mean api.proxied?"),
+        ("[api]\ndn_header = 'x'", "unknown key api.dn_header: did you mean api.proxied.dn_header?"),
+        ("[[api_listen]]", "unknown section [api_listen]: did you mean [[api.listen]]?"),
+        ("[auth]\nauthorise_dn = []", "unknown key auth.authorise_dn: did you mean auth.authorize_dn?"),
+        (
+            "[auth]\nxrdhttp_secret = 'x'",
+            "unknown key auth.xrdhttp_secret: did you mean auth.xrdhttp_secret_file",
+        ),
+        ("[disk]\nscheem = 'x'", "unknown key disk.scheem: did you mean disk.scheme?"),
+    ],
+)
+def test_unknown_key_of_a_table_gets_a_suggestion(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(tmp_path, text).startswith(message)
+
+
+# The other values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("api.enabled = 1", "api.enabled: expected true or false, got 1"),
+        ("api.url_prefix = 'domehead'", 'api.url_prefix: expected path such as /domehead, got "domehead"'),
+        ("api.url_prefix = '/domehead/'", "api.url_prefix: expected path such as /domehead, got "),
+        ("api.url_prefix = '/'", "api.url_prefix: expected path such as /domehead, got "),
+        ("api.url_prefix = ''", "api.url_prefix: expected path such as /domehead, got "),
+        ("api.url_prefix = '/dome?head'", "api.url_prefix: expected path such as /domehead, got "),
+        ("api.host_names = 'head'", "api.host_names: expected array of host names, got "),
+        ("api.host_names = ['head', '']", "api.host_names: expected array of host names, got an array"),
+        ("api.host_names = ['head/x']", "api.host_names: expected array of host names, got an array"),
+        ("api.gridmap_file = ''", 'api.gridmap_file: expected absolute path, got ""'),
+        ("api.directory_size_depth = -1", "api.directory_size_depth: expected whole number from 0"),
+        ("api.database_connections = 0", "api.database_connections: expected whole number from 1 to 128"),
+        ("api.database_connections = 129", "api.database_connections: expected whole number from 1 to 128"),
+        ("api.keepalive_seconds = 0", "api.keepalive_seconds: expected seconds, above 0, got 0"),
+        ("api.request_seconds = inf", "api.request_seconds: expected seconds, above 0, got "),
+        ("api.proxied.dn_header = ''", "api.proxied.dn_header: expected name of an HTTP header"),
+        ("api.proxied.dn_header = 'x dn'", "api.proxied.dn_header: expected name of an HTTP header"),
+        ("api.proxied.dn_header = 'x-dn:'", "api.proxied.dn_header: expected name of an HTTP header"),
+        ("api.proxied.dn_header = 'dñ'", "api.proxied.dn_header: expected name of an HTTP header"),
+        (
+            "api.proxied.dn_header = 'RemoteClientDN'",
+            "api.proxied.dn_header: expected name of an HTTP header",
+        ),
+        ("api.proxied.dn_header = 'X-SSL-Client-Cert'", "api.proxied: two of its headers are the same"),
+        ("auth.authorize_dn = '/CN=a'", "auth.authorize_dn: expected array of DNs, got "),
+        (
+            "auth.authorize_dn = ['']",
+            "auth.authorize_dn: expected array of DNs, got an array (a DN is empty)",
+        ),
+        ("auth.authorize_dn = [1]", "auth.authorize_dn: expected array of DNs, got an array"),
+        ("disk.port = 0", "disk.port: expected whole number from 1 to 65535, got 0"),
+        ("disk.url_prefix = '/domedisk/'", "disk.url_prefix: expected path such as"),
+        ("disk.connections_per_server = 0", "disk.connections_per_server: expected whole number from 1"),
+    ],
+)
+def test_wrong_setting_is_refused_with_place_and_remedy(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(tmp_path, text).startswith(message)
+
+
+def test_names_of_headers_are_compared_without_case(tmp_path: Path) -> None:
+    proxied = load_text(tmp_path, "api.proxied.dn_header = 'X-DN'").api.proxied
+    assert proxied == ProxiedConfig(dn_header="x-dn")
+
+
+def test_right_settings_are_taken(tmp_path: Path) -> None:
+    text = """
+    [api]
+    url_prefix = "/dpm-rest/v1"
+    host_names = ["head.example.org", "dpm", "dpm"]
+    gridmap_file = "/etc/grid-mapfile"
+    directory_size_depth = 0
+    [disk]
+    port = 8095
+    connect_seconds = 2
+    """
+    loaded = load_text(tmp_path, text)
+    assert loaded.api == ApiConfig(
+        url_prefix="/dpm-rest/v1",
+        host_names=("head.example.org", "dpm"),
+        gridmap_file=Path("/etc/grid-mapfile"),
+        directory_size_depth=0,
+    )
+    assert loaded.disk == DiskConfig(port=8095, connect_seconds=2.0)
+
+
+@given(st.text("/ab~ ?#%\n", max_size=6))
+def test_prefix_is_taken_if_it_is_a_path_without_a_last_slash(text: str) -> None:
+    try:
+        taken = config_kinds.URL_PREFIX.parse(text)
+    except ValueError:
+        taken = None
+    assert taken == (text if re.fullmatch(r"(/[ab~]+)+", text) else None)
+
+
+# What domehead.conf says
+
+
+HEAD = {
+    "api.url_prefix": ("glb.auth.urlprefix: /dpm-rest/", "/dpm-rest"),
+    "api.host_names": ("glb.myhostname: head.example.org", ("head.example.org",)),
+    "api.gridmap_file": ("head.gridmapfile: /etc/grid-mapfile", Path("/etc/grid-mapfile")),
+    "api.directory_size_depth": ("head.dirspacereportdepth: 8", 8),
+    "auth.authorize_dn": (f'glb.auth.authorizeDN[]: "{DN}"', (DN,)),
+    "auth.xrdhttp_secret_file": (f"glb.restclient.xrdhttpkey: {KEY}", None),
+    "disk.url_prefix": ("head.diskdomemgmtsuffix: /fcgi-disk/", "/fcgi-disk"),
+    "disk.connect_seconds": ("glb.restclient.conn_timeout: 30", 30.0),
+    "disk.request_seconds": ("glb.restclient.ops_timeout: 020", 20.0),
+}
+
+
+def setting(loaded: Config, name: str) -> object:
+    section, _, key = name.partition(".")
+    return getattr(getattr(loaded, section), key)
+
+
+@pytest.mark.parametrize("name", HEAD)
+def test_key_of_domehead_conf_is_taken(tmp_path: Path, name: str) -> None:
+    line, value = HEAD[name]
+    assert setting(load_text(tmp_path, ENABLED, line), name) == value
+
+
+def test_reference_names_every_key_that_is_taken() -> None:
+    table = REFERENCE.read_text().partition("With the API enabled these keys")[2].partition("\n\nWhere")[0]
+    named = dict(re.findall(r"^\| `([a-z_.]+)` \| `([A-Za-z_.]+)", table, re.M))
+    assert named == {name: re.split(r"[:\[]", line)[0] for name, (line, _) in HEAD.items()}
+
+
+def test_key_in_toml_wins_over_domehead_conf(tmp_path: Path) -> None:
+    domehead = "\n".join(line for line, _ in HEAD.values())
+    text = """
+    api.url_prefix = "/domehead"
+    api.host_names = []
+    api.gridmap_file = "/etc/lcgdm-mapfile"
+    api.directory_size_depth = 6
+    disk.url_prefix = "/domedisk"
+    disk.connect_seconds = 15
+    disk.request_seconds = 15
+    """
+    loaded = load_text(tmp_path, ENABLED + text, domehead)
+    assert loaded.api == ApiConfig(enabled=True, listen=(ListenConfig(port=8094),))
+    assert loaded.disk == DiskConfig()
+
+
+def test_empty_value_of_domehead_conf_leaves_the_default(tmp_path: Path) -> None:
+    domehead = "\n".join(line.partition(":")[0] + ":" for line, _ in HEAD.values() if "[]" not in line)
+    loaded = load_text(tmp_path, ENABLED, domehead)
+    assert loaded.api == ApiConfig(enabled=True, listen=(ListenConfig(port=8094),))
+    assert (loaded.auth, loaded.disk) == (AuthConfig(), DiskConfig())
+
+
+def test_pool_of_domehead_conf_is_not_ours(tmp_path: Path) -> None:
+    assert load_text(tmp_path, ENABLED, "head.db.poolsz: 128").api.database_connections == 16
+
+
+WRONG_HEAD = {
+    "glb.auth.urlprefix: dome head": "glb.auth.urlprefix, taken for api.url_prefix: expected path such as",
+    "glb.auth.urlprefix: /": "glb.auth.urlprefix, taken for api.url_prefix: expected path such as",
+    "head.dirspacereportdepth: six": "head.dirspacereportdepth, taken for api.directory_size_depth: expected",
+    "head.gridmapfile: mapfile": "head.gridmapfile, taken for api.gridmap_file: expected absolute path",
+    "glb.restclient.conn_timeout: 0": "glb.restclient.conn_timeout, taken for disk.connect_seconds: expected",
+}
+
+
+@pytest.mark.parametrize("line", WRONG_HEAD)
+def test_wrong_value_of_domehead_conf_is_refused_with_the_key_that_would_mend_it(
+    tmp_path: Path, line: str
+) -> None:
+    assert refusal(tmp_path, ENABLED, line, file="domehead.conf").startswith(WRONG_HEAD[line])
+
+
+def test_wrong_value_of_domehead_conf_does_no_harm_while_the_api_is_off(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, "", "\n".join([*WRONG_HEAD, 'glb.auth.authorizeDN[]: "/CN=a']))
+    assert (loaded.api, loaded.auth, loaded.disk) == (ApiConfig(), AuthConfig(), DiskConfig())
+
+
+# Who is trusted
+
+
+def test_clients_of_both_files_are_authorised_once_each(tmp_path: Path) -> None:
+    domehead = f'glb.auth.authorizeDN[]: {DN}\nglb.auth.authorizeDN[]: "/CN=a: b"'
+    loaded = load_text(tmp_path, f"""{ENABLED}auth.authorize_dn = ["/CN=own", '"{DN}"']""", domehead)
+    assert loaded.auth.authorize_dn == ("/CN=own", DN, "/CN=a: b")
+
+
+@pytest.mark.parametrize("value", ['"/CN=a', '/CN=a"', '"', '""', "", '" "'])
+def test_client_that_is_wrong_in_domehead_conf_is_skipped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    domehead = f"glb.auth.authorizeDN[]: {value}\nglb.auth.authorizeDN[]: {DN}"
+    assert load_text(tmp_path, ENABLED, domehead).auth.authorize_dn == (DN,)
+    (warning,) = logged_warnings(caplog)
+    assert f"key=glb.auth.authorizeDN[] file={tmp_path}/domehead.conf value={value!r}" in warning
+
+
+@given(st.text())
+def test_no_text_authorises_a_client_without_a_name(text: str) -> None:
+    try:
+        subject = config_kinds.subject(text)
+    except ValueError:
+        assume(False)
+    assert subject
+    assert subject == subject.strip()
+    assert subject in text
+
+
+# The key that signs requests
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (KEY.encode(), KEY),
+        (b"# key of 2019\n" + KEY.encode() + b"\n", KEY),
+        (b"  " + KEY.encode() + b"  \r\n", KEY),
+        (b"+/" + KEY.encode() + b"==\n", KEY),
+        (b"a/+" + KEY.encode() + b"=", "a/+" + KEY),
+        (b'"' + KEY.encode()[:31] + b'"\n' + KEY.encode() + b"2\n", KEY + "2"),
+        (KEY.encode() + b"1\n" + KEY.encode() + b"2\n", KEY + "1"),
+        (b"a" * 20 + b"\xe4\0" + b"b" * 20, "a" * 20 + "\udce4\0" + "b" * 20),
+    ],
+)
+def test_signing_key_is_the_first_long_line_between_letters_or_digits(
+    tmp_path: Path, content: bytes, key: str
+) -> None:
+    file = write(tmp_path / "key", content)
+    auth = load_text(tmp_path, f"auth.xrdhttp_secret_file = '{file}'").auth
+    assert auth.xrdhttp_secret == key
+    assert auth.xrdhttp_secret_file == file
+
+
+@given(st.lists(st.text("aZ9=/+ \t-", max_size=40), max_size=4))
+def test_signing_key_is_long_enough_and_neither_end_is_a_sign(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    file = write(tmp_path_factory.getbasetemp() / "signing-key", "\n".join(lines))
+    long = [line for line in (line.strip("=/+ \t-") for line in lines) if len(line) >= 32]
+    if long:
+        assert read_signing_key(file, "here") == long[0]
+    else:
+        with pytest.raises(ConfigError, match="has no line with a key of 32 or more"):
+            read_signing_key(file, "here")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", KEY[:31].encode() + b"=\n", b"=" * 40])
+def test_file_without_a_signing_key_is_refused_without_being_shown(tmp_path: Path, content: bytes) -> None:
+    file = write(tmp_path / "key", content)
+    message = refusal(tmp_path, f"auth.xrdhttp_secret_file = '{file}'")
+    assert message.startswith(f"auth.xrdhttp_secret_file: {file} has no line with a key of 32 or more")
+    assert KEY[:31] not in message
+
+
+def test_signing_key_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, f"auth.xrdhttp_secret_file = '{tmp_path}/none'")
+    assert message.startswith(f"auth.xrdhttp_secret_file: {tmp_path}/none cannot be read (No such file")
+
+
+@pytest.mark.parametrize("key", [KEY, f"{KEY}=", f"/{KEY}", "short"])
+def test_signing_key_of_domehead_conf_is_taken_as_it_stands(tmp_path: Path, key: str) -> None:
+    loaded = load_text(tmp_path, ENABLED, f"glb.restclient.xrdhttpkey: {key}")
+    assert loaded.auth == AuthConfig(xrdhttp_secret=key)
+
+
+def test_signing_key_that_is_too_short_is_warned_of_without_being_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_text(tmp_path, ENABLED, "glb.restclient.xrdhttpkey: hunter2")
+    (warning,) = logged_warnings(caplog)
+    assert f"file={tmp_path}/domehead.conf characters=7 wanted=32" in warning
+    assert "hunter2" not in caplog.text
+
+
+def test_file_with_the_signing_key_wins_over_domehead_conf(tmp_path: Path) -> None:
+    file = write(tmp_path / "key", KEY)
+    text = f"{ENABLED}auth.xrdhttp_secret_file = '{file}'"
+    loaded = load_text(tmp_path, text, "glb.restclient.xrdhttpkey: another-one")
+    assert loaded.auth.xrdhttp_secret == KEY
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o640, False), (0o644, True)])
+def test_signing_key_open_to_others_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    file = write(tmp_path / "key", KEY, mode)
+    load_text(tmp_path, f"auth.xrdhttp_secret_file = '{file}'")
+    assert any(f"file={file} mode={mode:04o}" in warning for warning in logged_warnings(caplog)) == warned
+    assert KEY not in caplog.text
+
+
+def test_signing_key_stays_out_of_repr(tmp_path: Path) -> None:
+    file = write(tmp_path / "key", KEY)
+    for text, domehead in (
+        (f"auth.xrdhttp_secret_file = '{file}'", ""),
+        (ENABLED, f"glb.restclient.xrdhttpkey: {KEY}"),
+    ):
+        loaded = load_text(tmp_path, text, domehead)
+        assert loaded.auth.xrdhttp_secret == KEY
+        assert KEY not in repr(loaded)
