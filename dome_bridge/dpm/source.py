@@ -338,17 +338,23 @@ class Source:
         try:
             yield
         except BaseException:
-            await self._give_up("ROLLBACK")
+            await self.roll_back()
             raise
         await self.execute("COMMIT")
 
-    async def _give_up(self, statement: str) -> None:
+    async def roll_back(self) -> None:
+        """Ends a transaction without its changes; where that fails, the connection ends too."""
         if self.is_closed:
             return
         try:
-            await self.execute(statement, timeout=5.0)
+            await self.execute("ROLLBACK", timeout=5.0)
         except BridgeError as exc:
-            logger.debug("ending a transaction failed: error=%s", exc)
+            logger.debug("rolling back failed error=%s", exc)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Closes without goodbye: for a connection that is lost or out of step."""
+        self._connection.close()
 
     async def close(self) -> None:
         """Says goodbye to the server if it can; harmless when closed already."""
