@@ -14,7 +14,7 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import available_timezones
 
@@ -223,6 +223,31 @@ def subject(value: object) -> str:
     return text
 
 
+class ServerAddress(NamedTuple):
+    """server: as DPM's database writes it. host, port: where it is reached."""
+
+    server: str
+    host: str
+    port: int
+
+
+def _server_address(value: object) -> ServerAddress:
+    """`disk1.example.org=192.0.2.1:1095`; an IPv6 address stands in brackets."""
+    match = re.fullmatch(r"([^=]+)=(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", _text(value), re.ASCII)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise ValueError("not of the form server=host:port")
+    return ServerAddress(_host_name(match[1]), match[2].strip("[]"), int(match[3]))
+
+
+def _server_addresses(value: object) -> tuple[ServerAddress, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError
+    addresses = tuple(_server_address(one) for one in value)
+    if len({address.server for address in addresses}) < len(addresses):
+        raise ValueError("a server stands there twice")
+    return addresses
+
+
 def _several(label: str, parse_one: Callable[[object], str]) -> Kind:
     def parse(value: object) -> tuple[str, ...]:
         if not isinstance(value, Sequence) or isinstance(value, str):
@@ -262,6 +287,7 @@ IP_ADDRESS = Kind("IP address such as 127.0.0.1 or ::1", _ip_address)
 URL_PREFIX = Kind("path such as /domehead", _url_prefix)
 HEADER = Kind("name of an HTTP header", _header)
 HOST_NAMES = _several("array of host names", _host_name)
+SERVER_ADDRESSES = Kind("array of server=host:port", _server_addresses)
 SUBJECTS = _several("array of DNs", subject)
 PROTOCOL = one_of(("proxied",), ("mixed", "https", "http"))
 SCHEME = one_of(("http",), ("https",))

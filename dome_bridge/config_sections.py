@@ -30,6 +30,7 @@ from dome_bridge.config_kinds import (
     PROTOCOL,
     SCHEMA_NAME,
     SCHEME,
+    SERVER_ADDRESSES,
     SOCKET,
     SOCKET_PATH,
     SUBJECTS,
@@ -37,6 +38,7 @@ from dome_bridge.config_kinds import (
     URL_PREFIX,
     ZONE,
     Kind,
+    ServerAddress,
     iana_zone,
     not_yet,
     seconds,
@@ -299,6 +301,10 @@ class DiskConfig:
     request_seconds: float = field(default=15.0, metadata=_key(seconds(), "* wait for an answer"))
     connections_per_server: int = field(
         default=8, metadata=_key(whole(1, 1000), "most connections to a server at a time")
+    )
+    addresses: tuple[ServerAddress, ...] = field(
+        default=(),
+        metadata=_key(SERVER_ADDRESSES, "where servers are reached that are not reached by name and `port`"),
     )
 
 

@@ -261,6 +261,15 @@ def test_unknown_key_of_a_table_gets_a_suggestion(tmp_path: Path, text: str, mes
         ("auth.authorize_dn = [1]", "auth.authorize_dn: expected array of DNs, got an array"),
         ("disk.port = 0", "disk.port: expected whole number from 1 to 65535, got 0"),
         ("disk.url_prefix = '/domedisk/'", "disk.url_prefix: expected path such as"),
+        ('disk.addresses = ["disk1"]', "disk.addresses: expected array of server=host:port"),
+        (
+            'disk.addresses = ["disk1=h:0"]',
+            "disk.addresses: expected array of server=host:port, got an array (not of the form server=host:port)",
+        ),
+        (
+            'disk.addresses = ["disk1=h:1", "disk1=h:2"]',
+            "disk.addresses: expected array of server=host:port, got an array (a server stands there twice)",
+        ),
         ("disk.connections_per_server = 0", "disk.connections_per_server: expected whole number from 1"),
     ],
 )
@@ -506,3 +515,8 @@ def test_signing_key_stays_out_of_repr(tmp_path: Path) -> None:
         loaded = load_text(tmp_path, text, domehead)
         assert loaded.auth.xrdhttp_secret == KEY
         assert KEY not in repr(loaded)
+
+
+def test_addresses_of_disk_servers_are_taken_apart(tmp_path: Path) -> None:
+    config = load_text(tmp_path, '[disk]\naddresses = ["d1.test=192.0.2.1:18001", "d2=[::1]:2"]')
+    assert config.disk.addresses == (("d1.test", "192.0.2.1", 18001), ("d2", "::1", 2))
