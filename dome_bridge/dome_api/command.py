@@ -1,0 +1,206 @@
+"""How a DOME command is declared: one function, its signature being the list of parameters.
+
+    @commands.get("dome_readlink")
+    async def readlink(call: Call, lfn: Text = "") -> Answer:
+        \"\"\"The target of a symbolic link.\"\"\"
+
+The types below say how a value is read from the JSON body; they follow the conversions of boost's
+property tree, which silently takes the default for what it cannot convert. A parameter without a
+default is demanded. A key that is no Python name is given with `Key`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
+
+from dome_bridge.dome_api.wire import Answer, Parameters
+from dome_bridge.errors import ApiError
+
+if TYPE_CHECKING:
+    from dome_bridge.dome_api.head import Call
+
+Handler = Callable[..., Awaitable[Answer]]
+H = TypeVar("H", bound=Handler)
+
+
+class Access(StrEnum):
+    """Who may call a command at all; what it then may do is the command's own business."""
+
+    ANYBODY = "anybody"
+    CLUSTER = "cluster"
+    """Servers of the site and the DNs of `[auth] authorize_dn`, on behalf of whom they name."""
+
+
+class Codec(NamedTuple):
+    """label: for the reference. read: from parameters, key and default. demand: without a default."""
+
+    label: str
+    read: Callable[[Parameters, str, Any], Any]
+    demand: Callable[[Parameters, str], Any]
+
+
+class Key(NamedTuple):
+    """The name of a parameter in the JSON body."""
+
+    name: str
+
+
+def _text(parameters: Parameters, key: str, default: Any) -> Any:
+    return _without_nul(key, parameters.text(key, default)) if key in parameters else default
+
+
+def _demanded_text(parameters: Parameters, key: str) -> str:
+    return _without_nul(key, parameters.required_text(key))
+
+
+def _without_nul(key: str, text: str) -> str:
+    if "\0" in text:
+        raise ApiError(422, f"the value of '{key}' holds a NUL character: leave it out")
+    return text
+
+
+def _texts(parameters: Parameters, key: str, default: Any) -> list[str]:
+    return [_without_nul(key, text) for text in parameters.texts(key)]
+
+
+Text = Annotated[str, Codec("text", _text, _demanded_text)]
+Texts = Annotated[
+    list[str],
+    Codec("list of texts", _texts, lambda parameters, key: _texts(parameters, key, None)),
+]
+Integer = Annotated[
+    int,
+    Codec(
+        "whole number",
+        lambda parameters, key, default: parameters.integer(key, default),
+        lambda parameters, key: parameters.required_integer(key),
+    ),
+]
+Unsigned = Annotated[
+    int,
+    Codec(
+        "whole number, not negative",
+        lambda parameters, key, default: parameters.unsigned(key, default),
+        lambda parameters, key: parameters.required_unsigned(key),
+    ),
+]
+Flag = Annotated[
+    bool,
+    Codec(
+        "true, 1 or yes",
+        lambda parameters, key, default: parameters.flag(key, default),
+        lambda parameters, key: parameters.flag(key),
+    ),
+]
+Character = Annotated[
+    str,
+    Codec(
+        "one character",
+        lambda parameters, key, default: parameters.character(key, default),
+        lambda parameters, key: parameters.character(key, ""),
+    ),
+]
+
+
+class Parameter(NamedTuple):
+    """argument: of the function; key: in the JSON body. default: `Parameter.DEMANDED` without one."""
+
+    argument: str
+    key: str
+    codec: Codec
+    default: Any
+
+    @property
+    def is_demanded(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def value(self, parameters: Parameters) -> Any:
+        if self.is_demanded:
+            return self.codec.demand(parameters, self.key)
+        return self.codec.read(parameters, self.key, self.default)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as it is declared. summary: the first line of its docstring."""
+
+    method: str
+    name: str
+    access: Access
+    handler: Handler
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Raises TypeError for an argument without one of the types of this module."""
+        hints = get_type_hints(self.handler, include_extras=True, localns=_LATE_NAMES)
+        _, *arguments = inspect.signature(self.handler).parameters.values()
+        return tuple(_parameter(argument, hints[argument.name]) for argument in arguments)
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.handler) or "").split("\n", 1)[0]
+
+    async def run(self, call: Call) -> Answer:
+        parameters = call.request.parameters
+        values = {each.argument: each.value(parameters) for each in self.parameters}
+        return await self.handler(call, **values)
+
+
+# What annotations name that this module must not import: it would be a circle.
+_LATE_NAMES: Mapping[str, Any] = {"Call": object}
+
+
+def _parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
+    # `Text | None`: the codec is on the member that is not None
+    extras = [extra for member in (hint, *get_args(hint)) for extra in getattr(member, "__metadata__", ())]
+    codec = next((extra for extra in extras if isinstance(extra, Codec)), None)
+    if codec is None:
+        raise TypeError(f"argument {argument.name} has none of the types of {__name__}")
+    key = next((extra.name for extra in extras if isinstance(extra, Key)), argument.name)
+    return Parameter(argument.name, key, codec, argument.default)
+
+
+class Commands:
+    """The commands of one theme, or of all."""
+
+    def __init__(self, *themes: Commands) -> None:
+        self._by_name: dict[str, Command] = {}
+        for theme in themes:
+            for command in theme:
+                self._add(command)
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(self._by_name.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def find(self, method: str, name: str) -> Command | None:
+        """The command of that name if it is called with the right verb."""
+        command = self._by_name.get(name)
+        return command if command and command.method == method else None
+
+    def get(self, name: str, *, access: Access = Access.CLUSTER) -> Callable[[H], H]:
+        """Declares a command that is called with GET, its parameters in the body all the same."""
+        return self._declared("GET", name, access)
+
+    def post(self, name: str, *, access: Access = Access.CLUSTER) -> Callable[[H], H]:
+        """Declares a command that is called with POST."""
+        return self._declared("POST", name, access)
+
+    def _declared(self, method: str, name: str, access: Access) -> Callable[[H], H]:
+        def declare(handler: H) -> H:
+            self._add(Command(method, name, access, handler))
+            return handler
+
+        return declare
+
+    def _add(self, command: Command) -> None:
+        if command.name in self._by_name:
+            raise ValueError(f"two commands are named {command.name}")
+        self._by_name[command.name] = command

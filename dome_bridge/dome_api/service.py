@@ -1,0 +1,131 @@
+"""The DOME API as a whole: put together, started, and ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import AsyncExitStack
+from typing import Self
+
+from dome_bridge.config import Config, DiskConfig
+from dome_bridge.dome_api.application import Application, Observer
+from dome_bridge.dome_api.authorise import Authoriser
+from dome_bridge.dome_api.commands import COMMANDS
+from dome_bridge.dome_api.disk_client import DiskClient, Resolve
+from dome_bridge.dome_api.head import Head
+from dome_bridge.dome_api.listeners import Listeners
+from dome_bridge.dome_api.people import People
+from dome_bridge.dome_api.removal import finish_forever
+from dome_bridge.dpm.pool import ConnectionPool
+from dome_bridge.dpm.schema import read_layout
+from dome_bridge.dpm.source import Source
+from dome_bridge.errors import SchemaError
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 20.0
+"""What running requests get to finish when the service ends."""
+
+
+class ApiService:
+    """An asynchronous context: listens inside of it. observer: is told of every answer.
+
+    resolve: address and port of a disk server, if not its name and the configured port.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        observer: Observer,
+        *,
+        stop_seconds: float = STOP_SECONDS,
+        resolve: Resolve | None = None,
+    ) -> None:
+        self._config = config
+        self._observer = observer
+        self._stop_seconds = stop_seconds
+        self._resolve = resolve
+        self._stack = AsyncExitStack()
+        self._listeners: Listeners | None = None
+
+    @property
+    def ports(self) -> list[int]:
+        """The TCP ports in use, in the order of the settings."""
+        return self._listeners.ports if self._listeners else []
+
+    async def __aenter__(self) -> Self:
+        """Raises BridgeError if the database cannot be used or an address cannot be had."""
+        async with AsyncExitStack() as stack:
+            head = await self._make_head(stack)
+            self._own(stack, head)
+            self._listeners = await self._listen(stack, head)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def _make_head(self, stack: AsyncExitStack) -> Head:
+        config = self._config
+        database = ConnectionPool(config.dpm, config.api.database_connections)
+        stack.push_async_callback(database.close)
+        await database.read(_require_known_catalog)
+        names = config.api.host_names or (socket.getfqdn(),)
+        fqdn = names[0]
+        disks = DiskClient(
+            config.disk,
+            secret=config.auth.xrdhttp_secret,
+            dn=f"/CN={fqdn}",
+            host=fqdn,
+            resolve=self._resolve or _resolve(config.disk),
+        )
+        await stack.enter_async_context(disks)
+        return Head(
+            config=config,
+            database=database,
+            authoriser=Authoriser(database, dns=config.auth.authorize_dn, hosts=names),
+            people=People(database, config.api.gridmap_file),
+            disks=disks,
+            fqdn=fqdn,
+        )
+
+    async def _listen(self, stack: AsyncExitStack, head: Head) -> Listeners:
+        api = self._config.api
+        application = Application(head, COMMANDS, self._observer)
+        listeners = Listeners(
+            api.listen,
+            api.proxied,
+            application.respond,
+            keepalive_seconds=api.keepalive_seconds,
+            stop_seconds=self._stop_seconds,
+        )
+        await listeners.start()
+        stack.push_async_callback(listeners.stop)
+        return listeners
+
+    def _own(self, stack: AsyncExitStack, head: Head) -> None:
+        """Interrupted deletions are finished in the background as long as the service lasts."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(finish_forever(head, stop=stop))
+
+        async def end() -> None:
+            stop.set()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(end)
+
+
+def _resolve(disk: DiskConfig) -> Resolve:
+    addresses = {address.server: (address.host, address.port) for address in disk.addresses}
+    return lambda server: addresses.get(server, (server, disk.port))
+
+
+async def _require_known_catalog(source: Source) -> None:
+    layout = await read_layout(source)
+    if not (layout.has_xattr and layout.has_replica_xattr and layout.has_account_xattr):
+        raise SchemaError(
+            "the DOME API needs the xattr columns of schema version 3.2.0: "
+            "upgrade the name server's database with the scripts of DPM's own release first"
+        )
