@@ -1,4 +1,4 @@
-"""The mirror's Prometheus metrics, on a registry of their own.
+"""The Prometheus metrics of the mirror and of the DOME API, each on a registry of its own.
 
 Methods are named for what happened; whoever it happens to calls them. The lag is worked out
 when it is asked for, from the last heartbeat applied and a running clock: it grows when the
@@ -19,6 +19,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    Histogram,
     Info,
     disable_created_metrics,
     generate_latest,
@@ -34,6 +35,9 @@ PREFIX = "dome_bridge"
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads."""
+
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Seconds; from a look-up in memory to what waits for a disk node."""
 
 
 class Described(NamedTuple):
@@ -51,16 +55,53 @@ class _HeartbeatApplied(NamedTuple):
     """Seconds that the source server's clock is ahead of ours"""
 
 
-class Metrics:
-    """clock: seconds that only go forward. now: Unix time."""
+class Registered:
+    """A registry, how metrics are made on it, and what the reference says of them."""
 
-    def __init__(
-        self, *, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self) -> None:
         # A switch of the whole process: each counter would have a second series that nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.reference: list[Described] = []
+
+    def exposition(self) -> bytes:
+        """The text for a scrape, of type CONTENT_TYPE."""
+        return generate_latest(self.registry)
+
+    def _build_info(self) -> None:
+        name, labels = "build", ("version", "python")
+        meaning = "Version of dome-bridge and of Python; always 1."
+        values = (__version__, platform.python_version())
+        Info(name, meaning, namespace=PREFIX, registry=self.registry).info(
+            dict(zip(labels, values, strict=True))
+        )
+        self._describe(f"{name}_info", "gauge", labels, meaning)
+
+    def _gauge(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Gauge:
+        self._describe(name, "gauge", labels, meaning)
+        return Gauge(name, meaning, labels, namespace=PREFIX, registry=self.registry)
+
+    def _counter(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
+        self._describe(name, "counter", labels, meaning)
+        return Counter(name, meaning, labels, namespace=PREFIX, registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        self._describe(name, "histogram", labels, meaning)
+        return Histogram(name, meaning, labels, namespace=PREFIX, registry=self.registry, buckets=buckets)
+
+    def _describe(self, name: str, kind: str, labels: tuple[str, ...], meaning: str) -> None:
+        self.reference.append(Described(f"{PREFIX}_{name}", kind, labels, meaning))
+
+
+class Metrics(Registered):
+    """The mirror's. clock: seconds that only go forward. now: Unix time."""
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__()
         self._clock = clock
         self._now = now
         self._heartbeat: _HeartbeatApplied | None = None
@@ -72,7 +113,7 @@ class Metrics:
         self._make_rest()
 
     def _make_life(self) -> None:
-        self._info("build", "Version of dome-bridge and of Python; always 1.", ("version", "python"))
+        self._build_info()
         self._phase = self._gauge(
             "phase", "1 for the phase that the site is in, 0 for all others.", ("phase",)
         )
@@ -202,34 +243,42 @@ class Metrics:
     def cutover_step(self, name: str, seconds: float) -> None:
         self._step_seconds.labels(name).set(seconds)
 
-    def exposition(self) -> bytes:
-        """The text for a scrape, of type CONTENT_TYPE."""
-        return generate_latest(self.registry)
 
-    def _info(self, name: str, meaning: str, labels: tuple[str, ...]) -> None:
-        values = (__version__, platform.python_version())
-        Info(name, meaning, namespace=PREFIX, registry=self.registry).info(
-            dict(zip(labels, values, strict=True))
+class ApiMetrics(Registered):
+    """The DOME API's. is_alone: these are all there are, so the version is among them."""
+
+    def __init__(self, *, is_alone: bool = False) -> None:
+        super().__init__()
+        if is_alone:
+            self._build_info()
+        self._requests = self._counter(
+            "dome_requests_total",
+            "Requests that the DOME API answered, by command and HTTP status.",
+            ("command", "code"),
         )
-        self._describe(f"{name}_info", "gauge", labels, meaning)
+        self._seconds = self._histogram(
+            "dome_request_duration_seconds",
+            "Time from a request's head to its answer, by command.",
+            ("command",),
+            REQUEST_BUCKETS,
+        )
 
-    def _gauge(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Gauge:
-        self._describe(name, "gauge", labels, meaning)
-        return Gauge(name, meaning, labels, namespace=PREFIX, registry=self.registry)
+    def answered(self, command: str, status: int, seconds: float) -> None:
+        """command: one that exists, or one word for all others; a client must not be able to make series."""
+        self._requests.labels(command, str(status)).inc()
+        self._seconds.labels(command).observe(seconds)
 
-    def _counter(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
-        self._describe(name, "counter", labels, meaning)
-        return Counter(name, meaning, labels, namespace=PREFIX, registry=self.registry)
 
-    def _describe(self, name: str, kind: str, labels: tuple[str, ...], meaning: str) -> None:
-        self.reference.append(Described(f"{PREFIX}_{name}", kind, labels, meaning))
+def described() -> list[Described]:
+    """All metrics that there are."""
+    return [*Metrics().reference, *ApiMetrics().reference]
 
 
 def reference() -> str:
     """The table of docs/reference/metrics.md."""
     rows = [
         f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"
-        for name, kind, labels, meaning in Metrics().reference
+        for name, kind, labels, meaning in described()
     ]
     return "\n".join(("| metric | type | labels | meaning |", "| --- | --- | --- | --- |", *rows)) + "\n"
 

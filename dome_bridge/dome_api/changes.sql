@@ -45,23 +45,22 @@ UPDATE {cns}.Cns_file_metadata SET parent_fileid = %s, name = %s, ctime = UNIX_T
 
 -- name: set_owner_mode_acl
 UPDATE {cns}.Cns_file_metadata
-SET owner_uid = %s, gid = %s, filemode = %s, acl = %s, ctime = UNIX_TIMESTAMP()
+SET owner_uid = %s, gid = %s, filemode = %s, acl = COALESCE(NULLIF(%s, ''), acl), ctime = UNIX_TIMESTAMP()
 WHERE fileid = %s
 
 -- name: set_size
 UPDATE {cns}.Cns_file_metadata SET filesize = %s, ctime = UNIX_TIMESTAMP() WHERE fileid = %s
 
 -- name: set_xattr
-UPDATE {cns}.Cns_file_metadata SET xattr = %s, csumtype = %s, csumvalue = %s WHERE fileid = %s
-
--- name: set_comment
-UPDATE {cns}.Cns_user_metadata SET comments = %s WHERE u_fileid = %s
-
--- name: any_comment_locked
-SELECT rowid FROM {cns}.Cns_user_metadata WHERE u_fileid = %s FOR UPDATE
+UPDATE {cns}.Cns_file_metadata
+SET xattr = %s, csumtype = COALESCE(%s, csumtype), csumvalue = COALESCE(%s, csumvalue)
+WHERE fileid = %s
 
 -- name: insert_comment
 INSERT INTO {cns}.Cns_user_metadata (u_fileid, comments) VALUES (%s, %s)
+
+-- name: set_comment
+UPDATE {cns}.Cns_user_metadata SET comments = %s WHERE u_fileid = %s
 
 -- name: grow_directories
 UPDATE {cns}.Cns_file_metadata SET filesize = filesize + %s WHERE fileid IN %s
