@@ -103,6 +103,8 @@ def test_merge_lets_the_xattr_win(
         ({"checksum.crc32": "4294967295"}, ("CS", "4294967295")),
         ({"checksum.md5": "0" * 33, "checksum.adler32": "00000001"}, ("AD", "00000001")),
         ({"checksum.md5": ""}, None),
+        ({"checksum.md5": "é" * 32}, None),
+        ({"checksum.md5": "a\0"}, None),
     ],
 )
 def test_legacy_pair_is_the_first_that_has_a_code(

@@ -98,9 +98,13 @@ def legacy_pair(attributes: Mapping[str, Json]) -> LegacyChecksum | None:
     """The first checksum, in key order, that the legacy columns can hold. None: they stay as they are."""
     for name, value in _checksums(attributes):
         kind = find_kind(name)
-        if kind and kind.legacy_code and 0 < len(value) <= LEGACY_VALUE_LENGTH:
+        if kind and kind.legacy_code and _fits_legacy_column(value):
             return LegacyChecksum(kind.legacy_code, value)
     return None
+
+
+def _fits_legacy_column(value: str) -> bool:
+    return 0 < len(value) <= LEGACY_VALUE_LENGTH and value.isascii() and value.isprintable()
 
 
 def _checksums(attributes: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
