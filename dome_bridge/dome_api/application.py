@@ -134,13 +134,13 @@ async def _body(request: web.BaseRequest) -> bytes:
 
 def _remote_user(request: web.BaseRequest) -> RemoteUser:
     """Raises ApiError 400 for identities that could be read in two ways."""
-    names = [name.lower() for name in request.headers if name.lower().startswith("remoteclient")]
-    if len(set(names)) < len(names):
+    given = [(name.lower(), value) for name, value in request.headers.items()]
+    headers = [(name, value) for name, value in given if name.startswith("remoteclient")]
+    if len({name for name, _ in headers}) < len(headers):
         raise ApiError(400, "a remoteclient header is given twice")
-    headers = [(name, value) for name, value in request.headers.items() if name.lower() in names]
     for name, value in headers:
         if not is_plain(value):
-            raise ApiError(400, f"the header {name.lower()} holds control characters or is not UTF-8")
+            raise ApiError(400, f"the header {name} holds control characters or is not UTF-8")
     return RemoteUser.from_headers(headers)
 
 

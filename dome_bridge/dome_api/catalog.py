@@ -284,13 +284,15 @@ async def walk(source: Source, path: str) -> Walk:
         top = await root(source)
         return Walk(path, "", (top,), top if path.startswith("/") else None)
     *above, name = names
+    if not path.startswith("/"):
+        return Walk(path, name, () if above else (await root(source),), None)
     parent_names = await _without_dots(source, above)
     if parent_names is None:
         return Walk(path, name, (), None)
-    if not path.startswith("/") or name in _DOTS:
+    if name in _DOTS:
         lineage = await _complete_line(source, parent_names)
-        names_without = await _without_dots(source, names) if path.startswith("/") else None
-        line = () if names_without is None else await _complete_line(source, names_without)
+        all_names = await _without_dots(source, names)
+        line = () if all_names is None else await _complete_line(source, all_names)
         return Walk(path, name, lineage, line[-1] if line else None)
     line = tuple(await _descend(source, [*parent_names, name]))
     depth = len(parent_names) + 1
