@@ -22,6 +22,9 @@ from dome_bridge.dpm.source import Row, Source
 from dome_bridge.dpm.xattr import Json
 from dome_bridge.errors import ApiError
 
+MAX_NAME_BYTES = 255
+MAX_RFN_BYTES = 4095
+
 NAMES_PER_QUERY = 16
 """A query may join 61 tables; real paths have some eight names."""
 
@@ -324,7 +327,8 @@ async def _complete_line(source: Source, names: Sequence[str]) -> tuple[Entry, .
 async def _descend(source: Source, names: Sequence[str]) -> list[Entry]:
     """The root and what plain names lead to, as far as they lead."""
     line: list[Entry] = []
-    wanted = ["/", *names]
+    # No entry has a longer name, and a packet to the database has its limits.
+    wanted = ["/", *takewhile(lambda name: len(name) <= MAX_NAME_BYTES, names)]
     while len(line) < len(wanted):
         first, *rest = wanted[len(line) : len(line) + NAMES_PER_QUERY]
         parent = line[-1].fileid if line else 0
@@ -390,6 +394,8 @@ async def replicas_of(source: Source, fileid: int, *, locked: bool = False) -> l
 
 async def replica_by_rfn(source: Source, rfn: str) -> Replica | None:
     """The oldest one, should there be several."""
+    if len(bytes_of(rfn)) > MAX_RFN_BYTES:
+        return None
     return await _replica(source, "replica_by_rfn", bytes_of(rfn))
 
 

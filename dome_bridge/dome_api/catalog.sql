@@ -45,3 +45,6 @@ SELECT poolname, server, fs, status FROM {dpm}.dpm_fs ORDER BY rowid
 
 -- name: disk_servers
 SELECT DISTINCT server FROM {dpm}.dpm_fs
+
+-- name: pools
+SELECT poolname, defsize, s_type FROM {dpm}.dpm_pool ORDER BY rowid

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pymysql.constants import ER
 
 from dome_bridge.dome_api import catalog
-from dome_bridge.dome_api.catalog import Entry, bytes_of
+from dome_bridge.dome_api.catalog import MAX_NAME_BYTES, Entry, bytes_of
 from dome_bridge.dome_api.permissions import WRITE, Subject, may, require
 from dome_bridge.dome_api.sql import sql
 from dome_bridge.dpm import acl
@@ -21,7 +21,6 @@ from dome_bridge.dpm.acl import Acl, AclError
 from dome_bridge.dpm.source import Source, StatementError
 from dome_bridge.errors import ApiError
 
-MAX_NAME_BYTES = 255
 MAX_TARGET_BYTES = 4095
 FIRST_SIZED_DEPTH = 2
 """`/` and `/dpm` have no size; the deepest that has one is `[api] directory_size_depth`."""

@@ -50,28 +50,27 @@ class Key(NamedTuple):
     name: str
 
 
-def _text(parameters: Parameters, key: str, default: Any) -> Any:
-    return _without_nul(key, parameters.text(key, default)) if key in parameters else default
-
-
-def _demanded_text(parameters: Parameters, key: str) -> str:
-    return _without_nul(key, parameters.required_text(key))
-
-
-def _without_nul(key: str, text: str) -> str:
-    if "\0" in text:
+def _refuse_nul(key: str, value: object) -> None:
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and "\0" in text for text in texts):
         raise ApiError(422, f"the value of '{key}' holds a NUL character: leave it out")
-    return text
 
 
-def _texts(parameters: Parameters, key: str, default: Any) -> list[str]:
-    return [_without_nul(key, text) for text in parameters.texts(key)]
-
-
-Text = Annotated[str, Codec("text", _text, _demanded_text)]
+Text = Annotated[
+    str,
+    Codec(
+        "text",
+        lambda parameters, key, default: parameters.text(key, default),
+        lambda parameters, key: parameters.required_text(key),
+    ),
+]
 Texts = Annotated[
     list[str],
-    Codec("list of texts", _texts, lambda parameters, key: _texts(parameters, key, None)),
+    Codec(
+        "list of texts",
+        lambda parameters, key, default: parameters.texts(key),
+        lambda parameters, key: parameters.texts(key),
+    ),
 ]
 Integer = Annotated[
     int,
@@ -146,8 +145,12 @@ class Command:
         return (inspect.getdoc(self.handler) or "").split("\n", 1)[0]
 
     async def run(self, call: Call) -> Answer:
-        parameters = call.request.parameters
-        values = {each.argument: each.value(parameters) for each in self.parameters}
+        values = {}
+        for each in self.parameters:
+            value = values[each.argument] = each.value(call.request.parameters)
+            # What is only looked up is found nowhere; what is written must not hold one.
+            if self.method == "POST":
+                _refuse_nul(each.key, value)
         return await self.handler(call, **values)
 
 

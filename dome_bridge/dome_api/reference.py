@@ -12,10 +12,15 @@ from dome_bridge.dome_api.commands import COMMANDS
 def reference(commands: Iterable[Command] = COMMANDS) -> str:
     """A row for each command, in alphabetical order."""
     rows = [
-        f"| `{each.name}` | {each.method} | {_parameters(each)} | {each.summary} |"
-        for each in sorted(commands, key=lambda command: command.name)
+        "| command | verb | parameters | what it does |",
+        "| --- | --- | --- | --- |",
+        *map(_row, sorted(commands, key=lambda command: command.name)),
     ]
-    return "\n".join(("| command | verb | parameters | what it does |", "| --- | --- | --- | --- |", *rows)) + "\n"
+    return "\n".join(rows) + "\n"
+
+
+def _row(command: Command) -> str:
+    return f"| `{command.name}` | {command.method} | {_parameters(command)} | {command.summary} |"
 
 
 def _parameters(command: Command) -> str:

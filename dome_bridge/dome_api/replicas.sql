@@ -9,7 +9,7 @@ VALUES (%s, 0, UNIX_TIMESTAMP(), UNIX_TIMESTAMP(), UNIX_TIMESTAMP(), UNIX_TIMEST
 
 -- name: update_replica
 UPDATE {cns}.Cns_file_replica
-SET ctime = UNIX_TIMESTAMP(), f_type = %s, status = %s, setname = %s, poolname = %s, host = %s, fs = %s,
+SET ctime = UNIX_TIMESTAMP(), status = %s, f_type = %s, setname = %s, poolname = %s, host = %s, fs = %s,
     sfn = %s, xattr = %s
 WHERE rowid = %s
 
