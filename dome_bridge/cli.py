@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,7 @@ from dome_bridge.exporter.cutover import CutoverReport
 from dome_bridge.exporter.cutover_plan import Gate, State
 from dome_bridge.exporter.verify import VerifyReport, verify_site
 from dome_bridge.status import UNKNOWN, Status, Thresholds, estimate_entries, nagios, read_status, render
+from dome_bridge.supervisor import Part
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Context:
 
     config_path: Path | None
     as_json: bool
+    verbose: int = 0
 
     def config(self) -> Config:
         return load(self.config_path, os.environ)
@@ -87,7 +90,7 @@ pass_context = click.make_pass_decorator(Context)
 def cli(context: click.Context, config_path: Path | None, as_json: bool, verbose: int) -> None:
     """Takes a running DPM site over to dCache without copying a byte."""
     _log(verbose, daemon=context.invoked_subcommand == "run")
-    context.obj = Context(config_path, as_json)
+    context.obj = Context(config_path, as_json, verbose)
 
 
 def _log(verbose: int, *, daemon: bool) -> None:
@@ -187,13 +190,23 @@ def init(context: Context) -> int:
 
 
 @cli.command()
-@click.option("--only", type=click.Choice(["exporter"]), help="Run this part only.")
+@click.option("--only", type=click.Choice([part.value for part in Part]), help="Run this part only.")
 @pass_context
 def run(context: Context, only: str | None) -> int:
-    """Run the daemon: copy if needed, then follow until stopped."""
-    logger.debug("only=%s", only)
-    _run(run_daemon(context.config()))
-    return 0
+    """Run what is enabled until stopped: the mirror, the DOME API, or both in a process each."""
+    part = Part(only) if only else None
+    return _run(run_daemon(context.config(), part, partial(_part_command, context)))
+
+
+def _part_command(context: Context, part: Part) -> list[str]:
+    """The command line of a process with this part alone, by the interpreter and the options of ours."""
+    interpreter = [
+        sys.executable,
+        *(["-P"] if sys.flags.safe_path else []),
+        *(f"-W{each}" for each in sys.warnoptions),
+    ]
+    config = ["--config", str(context.config_path)] if context.config_path else []
+    return [*interpreter, "-m", "dome_bridge", *config, *["-v"] * context.verbose, "run", "--only", part]
 
 
 @cli.command()

@@ -1,7 +1,8 @@
-"""Puts the parts of the daemon together: mirror, monitoring, systemd; start and stop in order.
+"""Puts the parts of the daemons together: mirror or API, monitoring, systemd; start and stop in order.
 
-Nothing here decides anything: the service mirrors, the listener answers, and a refresher
-counts for both what is too slow to count at each scrape.
+Nothing here decides anything: the services mirror and serve, the listener answers, and a refresher
+counts for both what is too slow to count at each scrape. With both parts there is a process for
+each, below a supervisor.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from dome_bridge import __version__
+from dome_bridge.api_report import Report, read_report, served_report
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.state import Phase
 from dome_bridge.config import Config
+from dome_bridge.dome_api.service import ApiService
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import BridgeError, ConfigError
 from dome_bridge.exporter.follow import Batch
@@ -26,10 +32,11 @@ from dome_bridge.exporter.mirror import Applied
 from dome_bridge.exporter.service import MirrorService
 from dome_bridge.exporter.session import open_session
 from dome_bridge.exporter.verify import VerifyReport, last_verify
-from dome_bridge.metrics import Metrics
+from dome_bridge.metrics import ApiMetrics, Metrics
 from dome_bridge.monitoring import MonitoringListener, Providers
 from dome_bridge.notify import Notifier
 from dome_bridge.status import EntryCache, Status, quarantined_by_reason, read_status
+from dome_bridge.supervisor import API_REPORT, FAILED, LIFELINE, Command, Part, Supervisor, hold_lifeline
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +46,9 @@ COUNT_EVERY = 40
 
 STALLED_SECONDS = 600.0
 """No batch, range or attempt for so long means that the mirror hangs."""
+
+PROBE_SECONDS = 5.0
+"""How often the API's process looks whether the catalog's database answers, and how long it waits for it."""
 
 
 class MetricsObserver:
@@ -75,7 +85,10 @@ class MetricsObserver:
 
 
 class Daemon:
-    """`dome-bridge run`."""
+    """`dome-bridge run --only exporter`.
+
+    api_report: where the API's process reports, if there is one whose monitoring is ours.
+    """
 
     def __init__(
         self,
@@ -84,11 +97,13 @@ class Daemon:
         stop: asyncio.Event,
         notifier: Notifier,
         monitoring_port: int | None = None,
+        api_report: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._stop = stop
         self._notifier = notifier
+        self._api_report = api_report
         self._clock = clock
         self.metrics = Metrics()
         self._observer = MetricsObserver(self.metrics)
@@ -96,7 +111,7 @@ class Daemon:
         self._service = MirrorService(config, stop=stop, observer=self._observer)
         self.listener = MonitoringListener(
             config.monitoring,
-            Providers(self._exposition, self._status_json, self._health),
+            Providers(self._exposition, partial(_status_json, config, self._entries), self._health),
             port=monitoring_port,
         )
 
@@ -172,25 +187,18 @@ class Daemon:
                 self.metrics.cutover_step(step.name, step.seconds)
 
     async def _exposition(self) -> bytes:
-        return self.metrics.exposition()
-
-    async def _status_json(self) -> Mapping[str, object]:
-        async with AsyncExitStack() as stack:
-            conn = await target.connect(self._config.chimera, timeout=5.0)
-            stack.push_async_callback(target.close, conn)
-            source = await self._source_if_reachable(stack)
-            entries = await self._entries.current(source, conn)
-            return (await read_status(source, conn, entries=entries)).as_json()
-
-    async def _source_if_reachable(self, stack: AsyncExitStack) -> Source | None:
-        try:
-            source = await Source.connect(self._config.dpm, timeout=3.0)
-        except BridgeError:
-            return None
-        stack.push_async_callback(source.close)
-        return source
+        report = await self._report_of_api()
+        return self.metrics.exposition() + (report.exposition if report else b"")
 
     async def _health(self) -> str | None:
+        report = await self._report_of_api()
+        reasons = [self._sickness(), report.sickness if report else None]
+        return "; ".join(filter(None, reasons)) or None
+
+    async def _report_of_api(self) -> Report | None:
+        return await read_report(self._api_report) if self._api_report else None
+
+    def _sickness(self) -> str | None:
         if not self._is_alive():
             return f"the mirror has made no progress for {self._clock() - self._service.last_activity:.0f} s"
         if self._service.last_error:
@@ -201,20 +209,153 @@ class Daemon:
         return None
 
 
+class ApiDaemon:
+    """`dome-bridge run --only api`.
+
+    report: where the mirror's process, which has the monitoring, reads how we are; None: it is ours.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        stop: asyncio.Event,
+        notifier: Notifier,
+        report: Path | None = None,
+        monitoring_port: int | None = None,
+    ) -> None:
+        self._config = config
+        self._stop = stop
+        self._notifier = notifier
+        self._report = report
+        self._sickness: str | None = None
+        self.metrics = ApiMetrics(is_alone=report is None)
+        self.service = ApiService(config, self.metrics)
+        self.listener = MonitoringListener(
+            config.monitoring,
+            Providers(self._exposition, partial(_status_json, config, EntryCache()), self._health),
+            port=monitoring_port,
+        )
+
+    async def run(self) -> None:
+        """Until stop; requests that run then are finished. Raises what is wrong at the start."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.service)
+            await self._open_monitoring(stack)
+            self._notifier.ready(f"dome-bridge {__version__}")
+            stack.callback(self._notifier.stopping)
+            async with asyncio.TaskGroup() as group:
+                helpers = [
+                    group.create_task(self._probe()),
+                    group.create_task(self._notifier.feed_watchdog(lambda: True)),
+                ]
+                await self._stop.wait()
+                for task in helpers:
+                    task.cancel()
+
+    async def _open_monitoring(self, stack: AsyncExitStack) -> None:
+        if self._report is not None:
+            await stack.enter_async_context(served_report(self._report, self._compose))
+        else:
+            await self.listener.start()
+            stack.push_async_callback(self.listener.stop)
+
+    async def _probe(self) -> None:
+        while True:
+            try:
+                await (await Source.connect(self._config.dpm, timeout=PROBE_SECONDS)).close()
+                self._sickness = None
+            except BridgeError as exc:
+                self._sickness = f"api: {exc}"
+            except Exception as exc:  # noqa: BLE001 - the boundary of a task: clients are served whatever it finds
+                logger.warning("looking at the database failed error=%s: %s", type(exc).__name__, exc)
+            self._notifier.status(self._sickness or "serving")
+            await asyncio.sleep(PROBE_SECONDS)
+
+    def _compose(self) -> Report:
+        return Report(self._sickness, self.metrics.exposition())
+
+    async def _exposition(self) -> bytes:
+        return self.metrics.exposition()
+
+    async def _health(self) -> str | None:
+        return self._sickness
+
+
+async def _status_json(config: Config, entries: EntryCache) -> Mapping[str, object]:
+    async with AsyncExitStack() as stack:
+        conn = await target.connect(config.chimera, timeout=5.0)
+        stack.push_async_callback(target.close, conn)
+        source = await _source_if_reachable(config, stack)
+        return (await read_status(source, conn, entries=await entries.current(source, conn))).as_json()
+
+
+async def _source_if_reachable(config: Config, stack: AsyncExitStack) -> Source | None:
+    try:
+        source = await Source.connect(config.dpm, timeout=3.0)
+    except BridgeError:
+        return None
+    stack.push_async_callback(source.close)
+    return source
+
+
 def _seconds(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.0f} s"
 
 
-async def run_daemon(config: Config, environ: Mapping[str, str] = os.environ) -> None:
-    """With SIGTERM and SIGINT bound to a clean end."""
-    if not config.exporter.enabled:
-        raise ConfigError("nothing to run: [exporter] enabled is false, and this version has nothing else")
-    stop = asyncio.Event()
+class _Runnable(Protocol):
+    async def run(self) -> None: ...
+
+
+async def run_daemon(
+    config: Config, only: Part | None, command: Command, environ: Mapping[str, str] = os.environ
+) -> int:
+    """With SIGTERM and SIGINT bound to a clean end; the exit code.
+
+    only: the part to run, None for those that are enabled. command: what runs a part in a process
+    of its own. Below a supervisor an error is told to it, which says it once for all.
+    """
+    stop, notifier = asyncio.Event(), Notifier.from_environ(environ)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    hold_lifeline(environ)
+    error: BaseException | None = None
     try:
-        await Daemon(config, stop=stop, notifier=Notifier.from_environ(environ)).run()
+        await _chosen(config, _parts(config, only), command, stop, notifier, environ).run()
     except* BridgeError as group:
-        raise group.exceptions[0] from None
+        error = group.exceptions[0]
+    if isinstance(error, BridgeError):
+        notifier.status(f"{FAILED}{error}")
+        if LIFELINE not in environ:
+            raise error
+        return error.exit_code
     logger.info("ended at %s", datetime.now(UTC).isoformat(timespec="seconds"))
+    return 0
+
+
+def _parts(config: Config, only: Part | None) -> list[Part]:
+    """Raises ConfigError if there is none."""
+    enabled = {Part.EXPORTER: config.exporter.enabled, Part.API: config.api.enabled}
+    parts = [part for part in Part if enabled[part] and only in (None, part)]
+    if not parts:
+        missing = f"[{only}] enabled is" if only else "[exporter] enabled and [api] enabled are both"
+        raise ConfigError(f"nothing to run: {missing} false; set what is to run to true")
+    return parts
+
+
+def _chosen(
+    config: Config,
+    parts: list[Part],
+    command: Command,
+    stop: asyncio.Event,
+    notifier: Notifier,
+    environ: Mapping[str, str],
+) -> _Runnable:
+    if len(parts) > 1:
+        return Supervisor(command, stop=stop, notifier=notifier, environ=environ)
+    path = environ.get(API_REPORT)
+    report = Path(path) if path else None
+    if parts == [Part.API]:
+        return ApiDaemon(config, stop=stop, notifier=notifier, report=report)
+    return Daemon(config, stop=stop, notifier=notifier, api_report=report)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -31,6 +30,7 @@ from sandbox.site import SiteOptions
 from tests.fixtures.command import Bridge, assert_tidy, bridge_for, until
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.snapshot import bridge_config
+from tests.fixtures.systemd import Systemd, listening_systemd
 
 FILES = 200
 
@@ -224,34 +224,10 @@ async def bridge(
         yield line
 
 
-class Systemd:
-    """The socket to which a service tells how it is."""
-
-    def __init__(self, directory: Path) -> None:
-        self.address = directory / "notify"
-        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._channel.bind(str(self.address))
-        self._channel.setblocking(False)
-        self.told: list[str] = []
-
-    def has_heard(self, text: str) -> bool:
-        while True:
-            try:
-                self.told += self._channel.recv(4096).decode().splitlines()
-            except BlockingIOError:
-                return text in self.told
-
-    def close(self) -> None:
-        self._channel.close()
-
-
 @pytest.fixture
 def systemd() -> Iterator[Systemd]:
-    # A socket's path is short.
-    with tempfile.TemporaryDirectory() as directory:
-        listener = Systemd(Path(directory))
+    with listening_systemd() as listener:
         yield listener
-        listener.close()
 
 
 async def test_systemd_is_told_of_readiness_progress_and_the_end(bridge: Bridge, systemd: Systemd) -> None:

@@ -19,9 +19,10 @@ from dome_bridge.chimera.quarantine import REASONS
 from dome_bridge.chimera.state import Phase
 from dome_bridge.cli import cli
 from dome_bridge.config_sections import REPEATED
+from dome_bridge.dome_api import reference as dome_reference
 from dome_bridge.exporter import check, cutover_plan
 from dome_bridge.exporter.cutover_plan import Readings, State, Thresholds
-from dome_bridge.metrics import Metrics
+from dome_bridge.metrics import described
 from sandbox import cli_reference
 
 PROJECT = Path(__file__).parent.parent
@@ -63,6 +64,12 @@ def test_reference_of_commands_ends_with_what_the_program_says() -> None:
     assert page("reference/cli.md").endswith(cli_reference.reference()), (
         "replace everything from `## Options of every command` by the output of "
         "`python -m sandbox.cli_reference`"
+    )
+
+
+def test_reference_of_dome_commands_ends_with_their_declarations() -> None:
+    assert page("reference/dome-commands.md").endswith(dome_reference.reference()), (
+        "replace the table by the output of `python -m dome_bridge.dome_api.reference`"
     )
 
 
@@ -148,12 +155,12 @@ def test_every_check_is_in_the_reference() -> None:
 
 
 def test_every_metric_is_in_the_reference() -> None:
-    for metric in Metrics().reference:
+    for metric in described():
         assert f"`{metric.name}`" in page("reference/metrics.md")
 
 
 def test_documentation_names_only_metrics_that_exist() -> None:
-    known = {metric.name for metric in Metrics().reference}
+    known = {metric.name for metric in described()}
     for path in PAGES:
         named = set(
             re.findall(

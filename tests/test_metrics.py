@@ -13,13 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from dome_bridge import __version__, metrics
 from dome_bridge.chimera.state import Phase
 from dome_bridge.exporter.mirror import Applied
-from dome_bridge.metrics import Metrics
+from dome_bridge.metrics import REQUEST_BUCKETS, ApiMetrics, Metrics, Registered, described
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference" / "metrics.md"
 ALERTS = ROOT / "packaging" / "alerts.yml"
 
-CONTRACT = {
+CONTRACT = (
     "build_info",
     "phase",
     "mirror_lag_seconds",
@@ -34,7 +34,9 @@ CONTRACT = {
     "verify_last_clean_timestamp_seconds",
     "quarantined_entries",
     "cutover_step_duration_seconds",
-}
+    "dome_requests_total",
+    "dome_request_duration_seconds",
+)
 
 
 class Clock:
@@ -57,12 +59,17 @@ def mirror(clock: Clock) -> Metrics:
     return Metrics(clock=clock, now=lambda: 1_700_000_000.0)
 
 
-def value(mirror: Metrics, name: str, **labels: str) -> float | None:
-    return mirror.registry.get_sample_value(f"dome_bridge_{name}", labels)
+@pytest.fixture
+def api() -> ApiMetrics:
+    return ApiMetrics()
 
 
-def scraped(mirror: Metrics) -> set[str]:
-    families = text_string_to_metric_families(mirror.exposition().decode())
+def value(metrics: Registered, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"dome_bridge_{name}", labels)
+
+
+def scraped(metrics: Registered) -> set[str]:
+    families = text_string_to_metric_families(metrics.exposition().decode())
     return {sample.name for family in families for sample in family.samples}
 
 
@@ -183,11 +190,48 @@ def test_two_registries_share_nothing(mirror: Metrics) -> None:
     assert value(Metrics(), "verify_compared_total") == 0
 
 
+# The API
+
+
+def test_answers_are_counted_by_command_and_code(api: ApiMetrics) -> None:
+    api.answered("dome_getstatinfo", 200, 0.001)
+    api.answered("dome_getstatinfo", 200, 0.001)
+    api.answered("dome_getstatinfo", 404, 0.001)
+    api.answered("unknown", 418, 0.001)
+    assert value(api, "dome_requests_total", command="dome_getstatinfo", code="200") == 2
+    assert value(api, "dome_requests_total", command="dome_getstatinfo", code="404") == 1
+    assert value(api, "dome_requests_total", command="unknown", code="418") == 1
+
+
+@pytest.mark.parametrize("bound", REQUEST_BUCKETS)
+def test_answer_is_in_all_buckets_from_its_time_on(api: ApiMetrics, bound: float) -> None:
+    api.answered("dome_create", 200, bound)
+    found = {
+        each: value(api, "dome_request_duration_seconds_bucket", command="dome_create", le=str(each))
+        for each in REQUEST_BUCKETS
+    }
+    assert found == {each: float(each >= bound) for each in REQUEST_BUCKETS}
+    assert value(api, "dome_request_duration_seconds_sum", command="dome_create") == bound
+
+
+def test_api_without_a_mirror_tells_its_version(api: ApiMetrics) -> None:
+    assert "dome_bridge_build_info" in scraped(ApiMetrics(is_alone=True))
+    assert "dome_bridge_build_info" not in scraped(api)
+
+
+def test_both_expositions_in_one_are_a_good_scrape(mirror: Metrics, api: ApiMetrics) -> None:
+    api.answered("dome_create", 200, 1.0)
+    families = list(text_string_to_metric_families((mirror.exposition() + api.exposition()).decode()))
+    names = [family.name for family in families]
+    assert len(names) == len(set(names))
+    assert {"dome_bridge_phase", "dome_bridge_dome_requests"} <= set(names)
+
+
 # The reference
 
 
-def test_registry_has_the_names_that_do_not_change(mirror: Metrics) -> None:
-    assert {each.name.removeprefix("dome_bridge_") for each in mirror.reference} == CONTRACT
+def test_registries_have_the_names_that_do_not_change() -> None:
+    assert [each.name for each in described()] == [f"dome_bridge_{name}" for name in CONTRACT]
 
 
 def test_scrape_gives_what_the_reference_names_and_nothing_else(mirror: Metrics) -> None:
@@ -202,16 +246,23 @@ def test_scrape_gives_what_the_reference_names_and_nothing_else(mirror: Metrics)
     )
 
 
+def test_scrape_of_the_api_gives_what_the_reference_names_and_nothing_else(api: ApiMetrics) -> None:
+    api.answered("dome_create", 200, 0.1)
+    histogram = "dome_bridge_dome_request_duration_seconds"
+    parts = {f"{histogram}_{part}" for part in ("bucket", "sum", "count")}
+    assert scraped(api) == {each.name for each in api.reference} - {histogram} | parts
+
+
 def test_reference_page_has_the_table_of_the_code() -> None:
     assert metrics.reference() in REFERENCE.read_text(), (
         "run `python -m dome_bridge.metrics` and paste its output"
     )
 
 
-def test_alert_rules_use_only_metrics_that_exist(mirror: Metrics) -> None:
+def test_alert_rules_use_only_metrics_that_exist() -> None:
     named = set(re.findall(r"\bdome_bridge_\w+", ALERTS.read_text()))
-    assert named <= {each.name for each in mirror.reference}
-    assert "dome_bridge_mirror_lag_seconds" in named
+    assert named <= {each.name for each in described()}
+    assert {"dome_bridge_mirror_lag_seconds", "dome_bridge_dome_requests_total"} <= named
 
 
 def test_alert_rules_name_only_phases_that_exist() -> None:
