@@ -1,0 +1,217 @@
+"""The commands that set properties of an entry: mode, owner, size, ACL, comment, attributes.
+
+Look-up, check and change are one transaction: what the path leads to is locked before its
+permissions are looked at. As in DOME, the directories above the entry have no say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dome_bridge.dome_api import catalog, properties
+from dome_bridge.dome_api.catalog import Entry
+from dome_bridge.dome_api.changes import locked_again, set_owner_mode_acl
+from dome_bridge.dome_api.changes import set_size as set_filesize
+from dome_bridge.dome_api.command import Commands, Flag, Integer, Text, Unsigned
+from dome_bridge.dome_api.permissions import WRITE, Subject, may, require
+from dome_bridge.dome_api.properties import KEEP, Access, Attributes, Owner
+from dome_bridge.dome_api.wire import Answer
+from dome_bridge.dpm.fenced import is_fenced
+from dome_bridge.dpm.source import Source, StatementError
+from dome_bridge.errors import ApiError
+
+if TYPE_CHECKING:
+    from dome_bridge.dome_api.head import Call
+
+logger = logging.getLogger(__name__)
+
+commands = Commands()
+
+
+@commands.post("dome_setmode")
+async def set_mode(call: Call, path: Text = "", fileid: Integer = 0, mode: Unsigned = 0) -> Answer:
+    """Sets the permission bits; the ACL stays as it is, whatever it says."""
+    target = _Target(path, fileid)
+    target.require_given("Cannot process empty path and no fileid")
+    subject = await call.subject()
+
+    async def work(source: Source) -> None:
+        entry = await target.locked_for_writing(source, subject)
+        await set_owner_mode_acl(
+            source, entry, uid=entry.uid, gid=entry.gid, mode=mode, acl_text=entry.acl_text
+        )
+
+    with _database_failing_with(400):
+        await call.database.transact(work)
+    return Answer.EMPTY
+
+
+@commands.post("dome_setowner")
+async def set_owner(
+    call: Call, uid: Unsigned, gid: Unsigned, path: Text = "", follow: Flag = False
+) -> Answer:
+    """Sets owner and group, in the ACL too; -1 and 4294967295 keep what there is."""
+    target = _Target(path, follows=follow)
+    target.require_given("Path cannot be empty.")
+    wanted = Owner(uid, gid)
+    await _require_known(call, wanted)
+    subject = await call.subject()
+
+    async def work(source: Source) -> None:
+        entry = await target.locked(source)
+        owner = wanted.applied_to(entry)
+        if owner == Owner.of(entry):
+            return
+        properties.require_may_give(subject, entry, owner)
+        acl_text = properties.acl_of_owner(entry, owner)
+        await set_owner_mode_acl(
+            source, entry, uid=owner.uid, gid=owner.gid, mode=entry.mode, acl_text=acl_text
+        )
+
+    await call.database.transact(work)
+    return Answer.EMPTY
+
+
+@commands.post("dome_setsize")
+async def set_size(call: Call, path: Text = "", size: Integer = -1) -> Answer:
+    """Sets the size of an entry; those of the directories above stay as they are."""
+    target = _Target(path)
+    target.require_given("Path cannot be empty.")
+    if size < 0:
+        raise ApiError(422, "Wrong or missing filesize")
+    subject = await call.subject()
+
+    async def work(source: Source) -> None:
+        entry = await target.locked(source)
+        is_allowed = subject.uid == entry.uid or may(subject, entry, WRITE)
+        require(is_allowed, f"Can not set the size of '{path}'")
+        await set_filesize(source, entry, size)
+
+    await call.database.transact(work)
+    return Answer.EMPTY
+
+
+@commands.post("dome_setacl")
+async def set_acl(call: Call, path: Text = "", acl: Text = "") -> Answer:
+    """Replaces the ACL and sets the mode to what it says; an ACL cannot be taken away."""
+    target = _Target(path)
+    target.require_given("Empty lfn.")
+    if not acl:
+        raise ApiError(422, "Empty acl.")
+    subject = await call.subject()
+
+    async def work(source: Source) -> None:
+        entry = await target.locked(source)
+        is_allowed = subject.is_root or subject.uid == entry.uid
+        require(is_allowed, f"Only the owner or root can set the ACL of '{path}'")
+        access = Access.from_acl(entry, acl)
+        await set_owner_mode_acl(
+            source, entry, uid=entry.uid, gid=entry.gid, mode=access.mode, acl_text=access.acl_text
+        )
+
+    with _database_failing_with(400):
+        await call.database.transact(work)
+    return Answer.EMPTY
+
+
+@commands.post("dome_setcomment")
+async def set_comment(call: Call, lfn: Text = "", fileid: Integer = 0, comment: Text = "") -> Answer:
+    """Replaces the comment on an entry; without one it becomes empty."""
+    target = _Target(lfn, fileid)
+    target.require_given("Cannot process empty paths.")
+    subject = await call.subject()
+
+    async def work(source: Source) -> None:
+        entry = await target.locked_for_writing(source, subject)
+        await properties.set_comment(source, entry, comment)
+
+    with _database_failing_with(400):
+        await call.database.transact(work)
+    return Answer.json({"comment": comment})
+
+
+@commands.post("dome_updatexattr")
+async def update_attributes(call: Call, lfn: Text = "", fileid: Integer = 0, xattr: Text = "") -> Answer:
+    """Replaces all extended attributes; a checksum among them goes into the legacy columns too."""
+    target = _Target(lfn, fileid)
+    target.require_given("No path or fileid specified.")
+    attributes = Attributes.from_json(xattr)
+    subject = await call.subject()
+
+    async def work(source: Source) -> None:
+        entry = await target.locked_for_writing(source, subject)
+        await properties.set_attributes(source, entry, attributes)
+
+    with _database_failing_with(422):
+        await call.database.transact(work)
+    return Answer.EMPTY
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The entry that a client means: by fileid if it gives one, else by path.
+
+    follows: symbolic links; without it a link itself is meant.
+    """
+
+    path: str
+    fileid: int = 0
+    follows: bool = False
+
+    def __str__(self) -> str:
+        return f"fileid: {self.fileid}" if self.fileid else f"lfn: '{self.path}'"
+
+    def require_given(self, otherwise: str) -> None:
+        """Raises ApiError 422 with that text if the client means nothing at all."""
+        if not self.path and not self.fileid:
+            raise ApiError(422, otherwise)
+
+    async def locked(self, source: Source) -> Entry:
+        """As it is now, kept so until the transaction ends. Raises ApiError 404."""
+        if self.fileid:
+            entry = await catalog.locked_entry(source, self.fileid)
+        else:
+            found = await self._look_up(source)
+            entry = found and await locked_again(source, found)
+        if entry is None:
+            raise ApiError(404, f"Can't find {self}")
+        return entry
+
+    async def locked_for_writing(self, source: Source, subject: Subject) -> Entry:
+        """Raises ApiError 404, and 403 without the right to write."""
+        entry = await self.locked(source)
+        require(
+            may(subject, entry, WRITE),
+            f"Not enough permissions on fileid '{entry.fileid}' lfn: '{self.path}'",
+        )
+        return entry
+
+    async def _look_up(self, source: Source) -> Entry | None:
+        if self.follows:
+            return await properties.follow(source, self.path)
+        return (await catalog.walk(source, self.path)).entry
+
+
+async def _require_known(call: Call, owner: Owner) -> None:
+    """Raises ApiError 422 for numbers that nobody has."""
+    people = call.head.people
+    if owner.uid != KEEP and await people.users.by_id(owner.uid) is None:
+        raise ApiError(422, f"Invalid uid: {owner.uid}")
+    if owner.gid != KEEP and await people.groups.by_id(owner.gid) is None:
+        raise ApiError(422, f"Invalid gid: {owner.gid}")
+
+
+@contextmanager
+def _database_failing_with(status: int) -> Iterator[None]:
+    """A statement that fails has the status that the protocol knows for it; the fence keeps its own."""
+    try:
+        yield
+    except StatementError as exc:
+        if is_fenced(exc):
+            raise
+        logger.error("statement failed status=%d error=%s", status, exc)
+        raise ApiError(status, f"the database refused the change: {exc}") from exc
