@@ -1,0 +1,686 @@
+"""Removing files with real disk servers: whatever goes wrong, rows, files and sizes agree in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dome_bridge.dome_api import removal
+from dome_bridge.dome_api.catalog import Replica
+from dome_bridge.dome_api.deletion_mark import MARK, MAX_XATTR_BYTES, Deletion, Mark
+from dome_bridge.dome_api.removal import (
+    Finished,
+    deletions_left,
+    finish_deletions,
+    finish_forever,
+    finish_known_deletions,
+    unfinished,
+)
+from dome_bridge.dpm import xattr
+from sandbox.servers import MariaServer
+from tests.fixtures.storage import (
+    ALICE,
+    BOB,
+    DISK1,
+    DISK2,
+    HOME,
+    ROOT,
+    TOKEN,
+    Answered,
+    Storage,
+    golden_storage,
+    room,
+    until,
+)
+
+Removal = Callable[[Storage, str, Replica], Coroutine[Any, Any, Answered]]
+
+
+@pytest.fixture(scope="module")
+async def golden(maria: MariaServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Storage]:
+    async with golden_storage(maria, tmp_path_factory.mktemp("disks")) as storage:
+        yield storage
+
+
+@pytest.fixture
+async def storage(golden: Storage) -> AsyncIterator[Storage]:
+    async with room(golden) as storage:
+        yield storage
+        assert await storage.new_faults() == []
+
+
+async def by_unlink(storage: Storage, name: str, replica: Replica) -> Answered:
+    return await storage.unlink(name)
+
+
+async def by_delreplica(storage: Storage, name: str, replica: Replica) -> Answered:
+    return await storage.delete(replica)
+
+
+BOTH = pytest.mark.parametrize("remove", [by_unlink, by_delreplica])
+
+
+async def marked(storage: Storage, replica: Replica) -> Mark | None:
+    found = await storage.replica(replica.replicaid)
+    return Mark.of(found) if found else None
+
+
+# --- unlink ---
+
+
+async def test_unlinked_file_is_gone_with_its_replicas(storage: Storage) -> None:
+    replicas = await storage.make("f", DISK1, DISK2)
+    assert await storage.size() == 200
+    assert await storage.unlink("f", ALICE) == Answered(200)
+    assert not await storage.exists("f")
+    assert [await storage.replica(replica.replicaid) for replica in replicas] == [None, None]
+    assert not any(storage.file(replica.rfn).exists() for replica in replicas)
+    assert await storage.size() == 0
+
+
+async def test_disk_is_told_the_pfn_and_the_user(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    await storage.unlink("f", ALICE)
+    [call] = storage.disks[DISK1].calls
+    assert (call.command, call.user) == ("dome_pfnrm", ALICE)
+    assert call.parameters == {"pfn": replica.rfn.removeprefix(f"{DISK1}:")}
+
+
+async def test_replica_is_marked_before_its_file_is_touched(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].slow(0.1)
+    running = asyncio.create_task(storage.unlink("f"))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    mark = await marked(storage, replica)
+    assert storage.file(replica.rfn).exists()
+    assert mark is not None
+    assert (mark.deletion, mark.status) == (Deletion.UNLINK, "-")
+    assert (await running).status == 200
+
+
+async def test_file_without_replicas_is_unlinked(storage: Storage) -> None:
+    await storage.make("f")
+    assert await storage.unlink("f") == Answered(200)
+    assert not await storage.exists("f")
+
+
+async def test_link_is_unlinked_and_not_followed(storage: Storage) -> None:
+    await storage.make("elsewhere", DISK1)
+    await storage.make_link("l")
+    assert await storage.unlink("l") == Answered(200)
+    assert not await storage.exists("l")
+    assert await storage.exists("elsewhere")
+
+
+async def test_space_of_an_unlinked_file_stays_charged_to_its_token(storage: Storage) -> None:
+    await storage.make("f", DISK1, token=TOKEN)
+    before = await storage.unused_space()
+    await storage.unlink("f")
+    assert await storage.unused_space() == before
+
+
+@pytest.mark.parametrize(
+    ("lfn", "status"),
+    [("", 422), ("/", 422), (HOME, 422), (f"{HOME}/none", 404), (f"{HOME}/none/f", 404), ("none", 404)],
+)
+async def test_what_is_no_file_is_not_unlinked(storage: Storage, lfn: str, status: int) -> None:
+    assert (await storage.post("dome_unlink", lfn=lfn)).status == status
+
+
+async def test_dot_after_a_file_does_not_make_it_its_own_directory(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    everybody = "UPDATE {{cns}}.Cns_file_metadata SET filemode = 33279 WHERE fileid = {}"
+    await storage.sql(everybody.format(replica.fileid))
+    assert (await storage.unlink("f/.", ALICE)).status == 404
+    assert await storage.exists("f")
+
+
+@pytest.mark.parametrize(
+    ("mode", "status"), [(0o777, 200), (0o771, 403), (0o776, 403), (0o1777, 403)], ids=oct
+)
+async def test_rights_on_the_directory_decide(storage: Storage, mode: int, status: int) -> None:
+    await storage.make_directory(mode=mode)
+    storage.faults = []
+    storage.faults = await storage.new_faults()
+    [replica] = await storage.make("f", DISK1)
+    assert (await storage.unlink("f", BOB)).status == status
+    assert storage.file(replica.rfn).exists() == (status != 200)
+
+
+@pytest.mark.parametrize("server", ["old.test", "DISK1.test"])
+async def test_nothing_is_removed_when_one_replica_is_in_no_known_file_system(
+    storage: Storage, server: str
+) -> None:
+    replica, lost = await storage.make("f", DISK1, DISK2)
+    rfn = f"{server}:/storage/disk1/fs1/f"
+    await storage.sql(f"UPDATE {{cns}}.Cns_file_replica SET sfn = '{rfn}' WHERE rowid = {lost.replicaid}")
+    assert await storage.unlink("f") == Answered(500, f"No filesystem matches replica '{rfn}'")
+    assert storage.file(replica.rfn).exists()
+    assert not storage.disks[DISK1].calls
+    assert await storage.replica(replica.replicaid) == replica
+
+
+async def test_replica_without_a_path_is_reported(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    await storage.sql(f"UPDATE {{cns}}.Cns_file_replica SET sfn = 'd:' WHERE rowid = {replica.replicaid}")
+    assert await storage.unlink("f") == Answered(500, "Incorrect replica rfn 'd:'")
+
+
+async def test_replica_that_somebody_else_calls_deleted_is_removed(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1, statuses="D")
+    assert (await storage.unlink("f")).status == 200
+    assert not storage.file(replica.rfn).exists()
+
+
+async def test_replica_that_comes_while_a_file_is_unlinked_goes_with_it(storage: Storage) -> None:
+    await storage.make("f", DISK1)
+    storage.disks[DISK1].slow(0.15)
+    running = asyncio.create_task(storage.unlink("f"))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    await storage.add("f", DISK2)
+    [late] = [each for each in await replicas(storage, "f") if each.host == DISK2]
+    assert (await running).status == 200
+    assert not await storage.exists("f")
+    assert not storage.file(late.rfn).exists()
+
+
+async def test_file_moved_while_it_is_unlinked_is_gone_all_the_same(storage: Storage) -> None:
+    await storage.make("f", DISK1)
+    entry, home = await storage.entry(storage.path("f")), await storage.entry(HOME)
+    storage.disks[DISK1].slow(0.15)
+    running = asyncio.create_task(storage.unlink("f"))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    await storage.sql(
+        f"UPDATE {{cns}}.Cns_file_metadata SET parent_fileid = {home.fileid} WHERE fileid = {entry.fileid}"
+    )
+    assert (await running).status == 200
+    assert await storage.find(f"{HOME}/f") is None
+    # The other writer counted neither links nor sizes.
+    await storage.sql(
+        f"UPDATE {{cns}}.Cns_file_metadata SET nlink = 0, filesize = 0 WHERE fileid = {entry.parent}"
+    )
+    await storage.sql(
+        f"UPDATE {{cns}}.Cns_file_metadata SET nlink = {home.nlink} WHERE fileid = {home.fileid}"
+    )
+
+
+async def replicas(storage: Storage, name: str) -> list[Replica]:
+    return await storage.replicas((await storage.entry(storage.path(name))).fileid)
+
+
+# --- a disk that does not do it ---
+
+
+@BOTH
+async def test_refusal_leaves_everything_as_it_was(storage: Storage, remove: Removal) -> None:
+    [replica] = await storage.make("f", DISK1, token=TOKEN)
+    replica = await storage.change_replica(replica, xattr=b'{"pool" :"pool01" , "n": 1}')
+    storage.disks[DISK1].refuse(422, "no")
+    answer = await remove(storage, "f", replica)
+    assert answer.status == 500
+    assert "422" in answer.text
+    assert await storage.replica(replica.replicaid) == replica
+    assert await storage.size() == 100
+    storage.disks[DISK1].heal()
+    assert (await remove(storage, "f", replica)).status == 200
+
+
+@BOTH
+async def test_unreachable_disk_leaves_everything_as_it_was(storage: Storage, remove: Removal) -> None:
+    [replica] = await storage.make("f", DISK1)
+    await storage.disks[DISK1].stop()
+    try:
+        assert (await remove(storage, "f", replica)).status == 500
+        assert await storage.replica(replica.replicaid) == replica
+        assert unfinished(storage.head.database) == set()
+    finally:
+        await storage.disks[DISK1].start()
+    assert (await remove(storage, "f", replica)).status == 200
+
+
+@pytest.mark.parametrize("text", [b"{not json", b'{"k": "' + b"x" * 1005 + b'"}', b'{"a": {"b": []}}'])
+async def test_attributes_come_back_to_the_byte(storage: Storage, text: bytes) -> None:
+    [replica] = await storage.make("f", DISK1)
+    replica = await storage.change_replica(replica, xattr=text)
+    storage.disks[DISK1].refuse(500, "no")
+    assert (await storage.unlink("f")).status == 500
+    assert await storage.replica(replica.replicaid) == replica
+
+
+async def test_replica_whose_file_is_gone_is_not_given_back_when_the_next_disk_is_dead(
+    storage: Storage,
+) -> None:
+    gone, kept = await storage.make("f", DISK1, DISK2)
+    await storage.disks[DISK2].stop()
+    try:
+        assert (await storage.unlink("f")).status == 500
+    finally:
+        await storage.disks[DISK2].start()
+    assert await storage.replica(gone.replicaid) is None
+    assert await storage.replica(kept.replicaid) == kept
+    assert storage.file(kept.rfn).exists()
+    assert await storage.size() == 100
+    assert (await storage.unlink("f")).status == 200
+
+
+@BOTH
+async def test_lost_answer_leaves_the_mark_and_the_finisher_goes_on(
+    storage: Storage, remove: Removal
+) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].remove_then_cut()
+    assert (await remove(storage, "f", replica)).status == 500
+    assert await marked(storage, replica) is not None
+    assert await storage.size() == 100
+    storage.disks[DISK1].heal()
+    assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
+    assert not await storage.exists("f")
+    assert await storage.size() == 0
+    assert unfinished(storage.head.database) == set()
+
+
+async def test_refusal_after_a_lost_answer_gives_nothing_back(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].remove_then_cut()
+    await storage.unlink("f")
+    storage.disks[DISK1].refuse(422, "no")
+    assert (await storage.unlink("f")).status == 500
+    assert await marked(storage, replica) is not None
+    storage.disks[DISK1].heal()
+    assert (await storage.unlink("f")).status == 200
+
+
+async def test_attempt_does_not_undo_what_another_has_taken_over(storage: Storage) -> None:
+    first, second = await storage.make("f", DISK1, DISK2)
+    storage.disks[DISK1].slow(0.2)
+    waiting = asyncio.create_task(storage.unlink("f"))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    storage.disks[DISK1].slow(0)
+    storage.disks[DISK2].remove_then_cut()
+    assert (await storage.unlink("f")).status == 500
+    assert not storage.file(second.rfn).exists()
+    storage.disks[DISK2].refuse(422, "no")
+    assert (await waiting).status == 500
+    assert await storage.replica(first.replicaid) is None
+    assert await marked(storage, second) is not None
+    storage.disks[DISK2].heal()
+    assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
+
+
+# --- interrupted ---
+
+
+@BOTH
+async def test_killed_removal_is_finished_by_the_next_process(storage: Storage, remove: Removal) -> None:
+    [replica] = await storage.make("f", DISK1, token=TOKEN)
+    space = await storage.unused_space()
+    storage.disks[DISK1].hang()
+    running = asyncio.create_task(remove(storage, "f", replica))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    storage.disks[DISK1].heal()
+    assert storage.file(replica.rfn).exists()
+    async with storage.another_process() as head:
+        assert await finish_deletions(head, older_than=0) == Finished(done=1, left=0)
+    assert not storage.file(replica.rfn).exists()
+    assert not await storage.exists("f")
+    assert await storage.size() == 0
+    assert await storage.unused_space() == space + (100 if remove is by_delreplica else 0)
+
+
+async def test_finisher_asks_as_root(storage: Storage) -> None:
+    await storage.make("f", DISK1)
+    storage.disks[DISK1].cut()
+    await storage.unlink("f", ALICE)
+    storage.disks[DISK1].heal()
+    storage.disks[DISK1].calls.clear()
+    await finish_deletions(storage.head, older_than=0)
+    assert [call.user for call in storage.disks[DISK1].calls] == [ROOT]
+
+
+async def test_client_who_asks_again_goes_on_where_the_first_stopped(storage: Storage) -> None:
+    replicas = await storage.make("f", DISK1, DISK2)
+    storage.disks[DISK2].remove_then_cut()
+    assert (await storage.unlink("f")).status == 500
+    assert [await marked(storage, each) is not None for each in replicas] == [True, True]
+    storage.disks[DISK2].heal()
+    assert (await storage.unlink("f")).status == 200
+    assert await storage.size() == 0
+
+
+async def test_finisher_leaves_alone_what_is_young_or_not_ours(storage: Storage) -> None:
+    [young] = await storage.make("young", DISK1)
+    [foreign] = await storage.make("foreign", DISK1, statuses="D")
+    storage.disks[DISK1].cut()
+    await storage.unlink("young")
+    storage.disks[DISK1].heal()
+    storage.disks[DISK1].calls.clear()
+    assert await finish_deletions(storage.head, older_than=60) == Finished()
+    assert not storage.disks[DISK1].calls
+    assert await storage.replica(foreign.replicaid) == foreign
+    assert young.replicaid in unfinished(storage.head.database)
+    assert await finish_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
+
+
+async def test_mark_of_a_replica_that_has_another_status_means_nothing(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    text = xattr.serialise({MARK: str(Mark(Deletion.UNLINK, "-", 1, "ab"))})
+    replica = await storage.change_replica(replica, xattr=text)
+    assert await finish_deletions(storage.head, older_than=0) == Finished()
+    assert await storage.replica(replica.replicaid) == replica
+
+
+async def test_finisher_spares_a_replica_that_came_later(storage: Storage) -> None:
+    [first] = await storage.make("f", DISK1)
+    storage.disks[DISK1].cut()
+    await storage.unlink("f")
+    storage.disks[DISK1].heal()
+    await storage.add("f", DISK2)
+    assert await finish_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
+    [later] = await replicas(storage, "f")
+    assert storage.file(later.rfn).exists()
+    assert not storage.file(first.rfn).exists()
+    assert await storage.size() == 100
+
+
+async def test_finisher_asks_a_silent_server_once_a_pass(storage: Storage) -> None:
+    names = ("a", "b", "c")
+    for name in names:
+        await storage.make(name, DISK1)
+        storage.disks[DISK1].cut()
+        await storage.unlink(name)
+    storage.disks[DISK1].calls.clear()
+    assert await finish_deletions(storage.head, older_than=0) == Finished(done=0, left=3)
+    assert len({call.parameters["pfn"] for call in storage.disks[DISK1].calls}) == 1
+    storage.disks[DISK1].heal()
+    assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=3, left=0)
+
+
+async def test_what_is_left_can_be_told(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].cut()
+    await storage.delete(replica)
+    [left] = await storage.head.database.read(deletions_left)
+    assert (left.replicaid, left.fileid, left.rfn) == (replica.replicaid, replica.fileid, replica.rfn)
+    assert left.deletion is Deletion.DELREPLICA
+    storage.disks[DISK1].heal()
+    await finish_deletions(storage.head, older_than=0)
+    assert await storage.head.database.read(deletions_left) == []
+
+
+async def test_whole_table_is_read_in_ranges(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "SCAN_ROWS", 1)
+    for name in ("a", "b"):
+        await storage.make(name, DISK1)
+    storage.disks[DISK1].cut()
+    await storage.unlink("a")
+    await storage.unlink("b")
+    storage.disks[DISK1].heal()
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    assert await finish_deletions(storage.head, older_than=0, sleep=sleep) == Finished(done=2, left=0)
+    assert len(pauses) > 2
+
+
+async def test_service_finishes_at_once_and_again_until_it_is_stopped(storage: Storage) -> None:
+    await storage.make("f", DISK1)
+    storage.disks[DISK1].cut()
+    await storage.unlink("f")
+    stop = asyncio.Event()
+    task = asyncio.create_task(finish_forever(storage.head, stop=stop, interval=0.01, older_than=0))
+    await asyncio.sleep(0.1)
+    assert await storage.exists("f")
+    storage.disks[DISK1].heal()
+    await until(lambda: not unfinished(storage.head.database))
+    assert not await storage.exists("f")
+    stop.set()
+    await asyncio.wait_for(task, 5)
+
+
+async def test_service_goes_on_after_a_failure(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    async def failing(*_: object, **__: object) -> Finished:
+        calls.append("failed")
+        raise ValueError("no")
+
+    monkeypatch.setattr(removal, "finish_deletions", failing)
+    task = asyncio.create_task(finish_forever(storage.head, stop=asyncio.Event(), interval=0.001))
+    await until(lambda: len(calls) >= 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+# --- the fence ---
+
+
+@BOTH
+async def test_fenced_removal_does_nothing(storage: Storage, remove: Removal) -> None:
+    [replica] = await storage.make("f", DISK1)
+    async with storage.fence():
+        assert (await remove(storage, "f", replica)).status == 503
+    assert not storage.disks[DISK1].calls
+    assert await storage.replica(replica.replicaid) == replica
+    assert unfinished(storage.head.database) == set()
+
+
+@BOTH
+async def test_fence_that_rises_while_the_disk_works_finds_the_mark(
+    storage: Storage, remove: Removal
+) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].slow(0.3)
+    running = asyncio.create_task(remove(storage, "f", replica))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    async with storage.fence():
+        assert (await running).status == 503
+        assert await marked(storage, replica) is not None
+        assert not storage.file(replica.rfn).exists()
+        assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=0, left=1)
+    storage.disks[DISK1].heal()
+    assert (await remove(storage, "f", replica)).status == 200
+    assert await storage.size() == 0
+
+
+async def test_refusal_under_the_fence_leaves_the_mark(storage: Storage) -> None:
+    gone, kept = await storage.make("f", DISK1, DISK2)
+    storage.disks[DISK1].slow(0.3)
+    storage.disks[DISK2].refuse(422, "no")
+    running = asyncio.create_task(storage.unlink("f"))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    async with storage.fence():
+        assert (await running).status == 500
+        assert await marked(storage, gone) is not None
+        assert await marked(storage, kept) is not None
+    storage.disks[DISK1].heal()
+    storage.disks[DISK2].heal()
+    assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=2, left=0)
+    assert not await storage.exists("f")
+
+
+# --- many at once ---
+
+
+async def test_of_many_who_unlink_one_file_one_succeeds(storage: Storage) -> None:
+    replicas = await storage.make("f", DISK1, DISK2)
+    answers = await asyncio.gather(*(storage.unlink("f") for _ in range(8)))
+    assert sorted(answer.status for answer in answers) == [200, *[404] * 7]
+    assert not any(storage.file(replica.rfn).exists() for replica in replicas)
+    assert await storage.size() == 0
+
+
+async def test_of_many_who_delete_one_replica_one_succeeds(storage: Storage) -> None:
+    replica, _ = await storage.make("f", DISK1, DISK2, token=TOKEN)
+    space = await storage.unused_space()
+    answers = await asyncio.gather(*(storage.delete(replica) for _ in range(8)))
+    assert sorted(answer.status for answer in answers) == [200, *[404] * 7]
+    assert await storage.size() == 100
+    assert await storage.unused_space() == space + 100
+
+
+async def test_of_many_who_unlink_an_empty_file_or_a_link_one_succeeds(storage: Storage) -> None:
+    await storage.make("f")
+    await storage.make_link("l")
+    for name in ("f", "l"):
+        answers = await asyncio.gather(*(storage.unlink(name) for _ in range(8)))
+        assert sorted(answer.status for answer in answers) == [200, *[404] * 7]
+
+
+async def test_many_files_of_one_tree_are_unlinked_at_once(storage: Storage) -> None:
+    names = [f"f{number}" for number in range(12)]
+    for name in names:
+        await storage.make(name, DISK1)
+    upper = storage.directory
+    await storage.make_directory()
+    for name in names:
+        await storage.make(name, DISK2)
+    lower = storage.directory
+    paths = [f"{directory}/{name}" for name in names for directory in (upper, lower)]
+    answers = await asyncio.gather(*(storage.post("dome_unlink", lfn=path) for path in paths))
+    assert {answer.status for answer in answers} == {200}
+
+
+# --- delreplica ---
+
+
+async def test_deleted_replica_gives_its_space_back_and_the_file_stays(storage: Storage) -> None:
+    replica, other = await storage.make("f", DISK1, DISK2, token=TOKEN)
+    space = await storage.unused_space()
+    pfn = replica.rfn.removeprefix(f"{DISK1}:")
+    answer = await storage.delete(replica)
+    assert answer == Answered(200, f"Deleted '{pfn}' in server '{DISK1}'. Have a nice day.")
+    assert await replicas(storage, "f") == [other]
+    assert not storage.file(replica.rfn).exists()
+    assert await storage.size() == 100
+    assert await storage.unused_space() == space + 100
+
+
+async def test_entry_goes_with_its_last_replica(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    assert (await storage.delete(replica)).status == 200
+    assert not await storage.exists("f")
+    assert await storage.size() == 0
+
+
+async def test_second_deletion_of_a_replica_fails_harmlessly(storage: Storage) -> None:
+    replica, _ = await storage.make("f", DISK1, DISK2)
+    assert (await storage.delete(replica)).status == 200
+    assert (await storage.delete(replica)).status == 404
+    assert await storage.size() == 100
+    assert len(storage.disks[DISK1].calls) == 1
+
+
+async def test_cancelled_additional_upload_changes_no_counter(storage: Storage) -> None:
+    _, upload = await storage.make("f", DISK1, DISK2, statuses="-P", token=TOKEN)
+    space = await storage.unused_space()
+    assert (await storage.delete(upload)).status == 200
+    assert await storage.size() == 100
+    assert await storage.unused_space() == space
+
+
+async def test_cancelled_first_upload_leaves_nothing(storage: Storage) -> None:
+    [upload] = await storage.make("f", DISK1, size=0, statuses="P", token=TOKEN)
+    space = await storage.unused_space()
+    assert (await storage.delete(upload)).status == 200
+    assert not await storage.exists("f")
+    assert await storage.unused_space() == space
+
+
+async def test_what_the_client_sent_goes_to_the_disk(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    pfn = replica.rfn.removeprefix(f"{DISK1}:")
+    await storage.delete(replica, ALICE, more="é", number=5)
+    [call] = storage.disks[DISK1].calls
+    assert call.parameters == {"server": DISK1, "pfn": pfn, "more": "é", "number": "5"}
+    assert call.user == ALICE
+
+
+async def test_replica_registered_twice_for_a_file_goes_as_a_whole(storage: Storage) -> None:
+    first, second = await storage.make("f", DISK1, DISK2)
+    await storage.sql(
+        f"UPDATE {{cns}}.Cns_file_replica SET sfn = '{first.rfn}' WHERE rowid = {second.replicaid}"
+    )
+    assert (await storage.delete(first)).status == 200
+    assert not await storage.exists("f")
+    assert await storage.size() == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "pfn", "status"),
+    [
+        ("", "/f", 422),
+        (DISK1, "", 422),
+        (DISK1, "storage/disk1/fs1/f", 404),
+        (DISK1, "/storage/disk1/fs11/f", 404),
+        (DISK2, "/storage/disk1/fs1/f", 404),
+        (DISK1, "/storage/disk1/fs1/none", 404),
+    ],
+)
+async def test_replica_that_there_is_not_cannot_be_deleted(
+    storage: Storage, server: str, pfn: str, status: int
+) -> None:
+    assert (await storage.post("dome_delreplica", server=server, pfn=pfn)).status == status
+    assert not storage.disks[DISK1].calls
+
+
+async def test_replica_of_a_directory_cannot_be_deleted(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    home = await storage.entry(HOME)
+    move = "UPDATE {{cns}}.Cns_file_replica SET fileid = {} WHERE rowid = {}"
+    await storage.sql(move.format(home.fileid, replica.replicaid))
+    assert (await storage.delete(replica)).status == 400
+    await storage.sql(move.format(replica.fileid, replica.replicaid))
+
+
+async def test_replica_behind_a_closed_directory_cannot_be_deleted(storage: Storage) -> None:
+    await storage.make_directory(mode=0o700)
+    [replica] = await storage.make("f", DISK1)
+    assert (await storage.delete(replica, BOB)).status == 403
+    assert not storage.disks[DISK1].calls
+
+
+# --- marks ---
+
+
+@given(
+    deletion=st.sampled_from(Deletion),
+    status=st.sampled_from(["", "-", "P", "D", ",", '"', "\\", "/", "\udcff", "é"]),
+    since=st.integers(0, 10**12 - 1),
+    attributes=st.dictionaries(
+        st.from_regex(r"[a-z.]{1,8}", fullmatch=True), st.text(max_size=400), max_size=4
+    ),
+)
+def test_mark_is_read_as_it_was_written(
+    deletion: Deletion, status: str, since: int, attributes: dict[str, str]
+) -> None:
+    mark = Mark(deletion, status, since, "0a1b2c3d")
+    try:
+        before = xattr.serialise(attributes)
+    except UnicodeEncodeError:
+        before = b"{"
+    text = mark.written_into(before)
+    assert len(text) <= MAX_XATTR_BYTES
+    assert Mark.of(replace(BLANK, status="D", xattr_text=text)) == mark
+    assert Mark.of(replace(BLANK, status="-", xattr_text=text)) is None
+
+
+BLANK = Replica(1, 1, 0, 0, 0, 0, "-", "P", "", "", "", "", "", b"")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{}", b"dome_bridge.deleting", b'{"dome_bridge.deleting": 5}', b'{"dome_bridge.deleting": "x"}'],
+)
+def test_what_is_no_mark_is_not_taken_for_one(text: bytes) -> None:
+    assert Mark.of(replace(BLANK, status="D", xattr_text=text)) is None
