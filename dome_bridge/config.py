@@ -39,7 +39,9 @@ from dome_bridge.config_sections import (
     ExporterConfig,
     ListenConfig,
     MonitoringConfig,
+    PlacementConfig,
     ProxiedConfig,
+    QueueConfig,
     SpacemanagerConfig,
     machine_zone,
 )
@@ -63,7 +65,9 @@ __all__ = [
     "Key",
     "ListenConfig",
     "MonitoringConfig",
+    "PlacementConfig",
     "ProxiedConfig",
+    "QueueConfig",
     "SpacemanagerConfig",
     "heading",
     "load",
@@ -121,9 +125,28 @@ _API_OF_DOMEHEAD: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "api.host_names": ("glb.myhostname", lambda name: [name]),
     "api.gridmap_file": ("head.gridmapfile", str),
     "api.directory_size_depth": ("head.dirspacereportdepth", _number),
+    "api.tick_seconds": ("glb.tickfreq", _number),
+    "api.stat_hook": ("head.filepuller.stathook", str),
+    "api.stat_hook_seconds": ("head.filepuller.stathooktimeout", _number),
+    "api.placement.min_free_mb": ("head.put.minfreespace_mb", _number),
+    "api.checksums.max_total": ("head.checksum.maxtotal", _number),
+    "api.checksums.max_per_server": ("head.checksum.maxpernode", _number),
+    "api.checksums.timeout_seconds": ("head.checksum.qtmout", _number),
+    "api.pulls.max_total": ("head.filepulls.maxtotal", _number),
+    "api.pulls.max_per_server": ("head.filepulls.maxpernode", _number),
+    "api.pulls.timeout_seconds": ("head.filepulls.qtmout", _number),
     "disk.url_prefix": ("head.diskdomemgmtsuffix", _without_slash),
     "disk.connect_seconds": ("glb.restclient.conn_timeout", _number),
     "disk.request_seconds": ("glb.restclient.ops_timeout", _number),
+    "disk.poll_seconds": ("glb.fscheckinterval", _number),
+}
+
+
+# Tables of [api] whose values need no more than what the keys check.
+_API_TABLES: Mapping[str, type[Any]] = {
+    "placement": PlacementConfig,
+    "checksums": QueueConfig,
+    "pulls": QueueConfig,
 }
 
 
@@ -225,6 +248,8 @@ def _api_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> Api
     settings = _with_head("api", given, head)
     settings["listen"] = _listeners(given.get("listen", ()), where)
     settings["proxied"] = _proxied(given.get("proxied", {}), where)
+    for name, table in _API_TABLES.items():
+        settings[name] = table(**_with_head(f"api.{name}", given.get(name, {}), head))
     api = ApiConfig(**settings)
     if api.enabled and not api.listen:
         raise ConfigError(

@@ -22,11 +22,9 @@ from dome_bridge.errors import ConfigError
 _LATER = frozenset(
     {
         "api.listen.xrootd_upstream",
-        "api.stat_hook",
         "api.tls",
         "auth.audience",
         "auth.issuer",
-        "disk.poll_seconds",
     }
 )
 

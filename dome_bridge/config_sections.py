@@ -234,6 +234,44 @@ class ProxiedConfig:
 
 
 @dataclass(frozen=True)
+class PlacementConfig:
+    """Where a new file goes.
+
+    Keys marked * are taken from `domehead_conf` if they are not given here.
+    """
+
+    min_free_mb: int = field(
+        default=4096,
+        metadata=_key(
+            whole(0, 1_000_000_000),
+            "* MiB that must be free where a pool, server or file system was asked for;"
+            " else the quota token's pool says",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    """A queue of work for the disk servers.
+
+    `[api.checksums]` is for checksums to be computed, `[api.pulls]` for files to be fetched into volatile
+    pools. What is beyond the limits waits. Keys marked * are taken from `domehead_conf` if they are not given
+    here.
+    """
+
+    max_total: int = field(
+        default=10, metadata=_key(whole(1, 1_000_000), "* most in work at a time, on all servers together")
+    )
+    max_per_server: int = field(
+        default=2, metadata=_key(whole(1, 1_000_000), "* most in work at a time on one server")
+    )
+    timeout_seconds: float = field(
+        default=180.0,
+        metadata=_key(seconds(), "* dropped if no server reports and no client asks for that long"),
+    )
+
+
+@dataclass(frozen=True)
 class ApiConfig:
     """The DOME API, which takes the place of DPM's head daemon.
 
@@ -262,8 +300,24 @@ class ApiConfig:
     request_seconds: float = field(
         default=300.0, metadata=_key(seconds(), "longest time a request may take; clients wait 300 s")
     )
+    tick_seconds: float = field(
+        default=10.0, metadata=_key(seconds(), "* longest pause between two looks at the queues")
+    )
+    stat_hook: Path | None = field(
+        default=None, metadata=_key(PATH, "* program that is asked for files missing from a volatile pool")
+    )
+    stat_hook_seconds: float = field(
+        default=60.0, metadata=_key(seconds(), "* longest time that program may take")
+    )
+    abandoned_upload_hours: int = field(
+        default=24,
+        metadata=_key(whole(1, 100_000), "an upload open for longer is reported; it is never deleted"),
+    )
     listen: tuple[ListenConfig, ...] = ()
     proxied: ProxiedConfig = field(default_factory=ProxiedConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    checksums: QueueConfig = field(default_factory=QueueConfig)
+    pulls: QueueConfig = field(default_factory=QueueConfig)
 
 
 @dataclass(frozen=True)
@@ -299,6 +353,9 @@ class DiskConfig:
     )
     connect_seconds: float = field(default=15.0, metadata=_key(seconds(), "* wait for a connection"))
     request_seconds: float = field(default=15.0, metadata=_key(seconds(), "* wait for an answer"))
+    poll_seconds: float = field(
+        default=60.0, metadata=_key(seconds(), "* interval at which they are asked for their free space")
+    )
     connections_per_server: int = field(
         default=8, metadata=_key(whole(1, 1000), "most connections to a server at a time")
     )
@@ -336,6 +393,9 @@ TABLES: Mapping[str, type[Any]] = {
     "api": ApiConfig,
     "api.listen": ListenConfig,
     "api.proxied": ProxiedConfig,
+    "api.placement": PlacementConfig,
+    "api.checksums": QueueConfig,
+    "api.pulls": QueueConfig,
     "auth": AuthConfig,
     "disk": DiskConfig,
     "monitoring": MonitoringConfig,

@@ -27,6 +27,7 @@ from prometheus_client import (
 
 from dome_bridge import __version__
 from dome_bridge.chimera.state import Phase
+from dome_bridge.dome_api.cluster import Activity, Cluster
 
 if TYPE_CHECKING:
     from dome_bridge.exporter.mirror import Applied
@@ -262,6 +263,25 @@ class ApiMetrics(Registered):
             ("command",),
             REQUEST_BUCKETS,
         )
+
+        self._disk_up = self._gauge(
+            "disk_up", "1 if a disk server has answered the newest poll, 0 if not.", ("server",)
+        )
+        self._free = self._gauge(
+            "fs_free_bytes",
+            "Free space on a file system, as its disk server has last said it; none before its first answer.",
+            ("server", "fs"),
+        )
+
+    def cluster_changed(self, cluster: Cluster) -> None:
+        """What an administrator has removed disappears from the metrics."""
+        self._disk_up.clear()
+        self._free.clear()
+        for each in cluster.filesystems:
+            if each.activity is Activity.UNKNOWN:
+                continue
+            self._disk_up.labels(each.server).set(cluster.is_answering(each.server))
+            self._free.labels(each.server, each.path).set(each.free)
 
     def answered(self, command: str, status: int, seconds: float) -> None:
         """command: one that exists, or one word for all others; a client must not be able to make series."""

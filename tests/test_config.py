@@ -270,11 +270,9 @@ def test_file_that_is_not_utf8_is_refused(etc: Path) -> None:
     [
         ("[spacemanager]\nenabled = true", "this version of dome-bridge does not have the space manager yet"),
         ("[api.tls]\nkey = '/k'", "api.tls is not available in this version of dome-bridge yet: remove it"),
-        ("[api]\nstat_hook = ''", "api.stat_hook is not available in this version of dome-bridge yet"),
         ("[[api.listen]]\nxrootd_upstream = ''", "api.listen.xrootd_upstream is not available in this"),
         ("[auth]\naudience = []", "auth.audience is not available in this version of dome-bridge yet"),
         ("[[auth.issuer]]\nname = 'a'", "auth.issuer is not available in this version of dome-bridge yet"),
-        ("[disk]\npoll_seconds = 60", "disk.poll_seconds is not available in this version of dome-bridge"),
     ],
 )
 def test_what_a_later_version_will_have_is_refused_as_such(etc: Path, text: str, message: str) -> None:

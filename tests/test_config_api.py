@@ -1,8 +1,7 @@
-"""The settings of the DOME API: its listeners, whom it trusts, and what DPM's own file says of them."""
+"""The settings of the DOME API: its listeners, its limits, and whom it trusts."""
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dome_bridge import config_kinds
-from dome_bridge.config import ApiConfig, AuthConfig, Config, DiskConfig, ListenConfig, ProxiedConfig, load
+from dome_bridge.config import (
+    ApiConfig,
+    AuthConfig,
+    DiskConfig,
+    ListenConfig,
+    PlacementConfig,
+    ProxiedConfig,
+    QueueConfig,
+)
 from dome_bridge.config_secrets import read_signing_key
 from dome_bridge.errors import ConfigError
+from tests.fixtures.settings import ENABLED, load_text, logged_warnings, refusal, write
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference" / "config.md"
 
-ENABLED = "api.enabled = true\napi.listen = [{port = 8094}]\n"
 KEY = "0123456789abcdef0123456789abcdef"
 DN = "/DC=org/CN=disk1.example.org"
-
-
-def write(file: Path, text: str | bytes, mode: int = 0o640) -> Path:
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    file.chmod(mode)
-    return file
-
-
-def load_text(etc: Path, text: str, domehead: str = "") -> Config:
-    if domehead:
-        write(etc / "domehead.conf", f"head.db.user: dpmmgr\n{domehead}\n")
-    return load(write(etc / "bridge.toml", text), {}, etc=etc)
-
-
-def refusal(etc: Path, text: str, domehead: str = "", file: str = "bridge.toml") -> str:
-    """The message, without the file that it begins with."""
-    with pytest.raises(ConfigError) as caught:
-        load_text(etc, text, domehead)
-    message = str(caught.value)
-    assert message.startswith(f"{etc}/{file}: ")
-    assert "\n" not in message
-    return message.removeprefix(f"{etc}/{file}: ")
-
-
-def logged_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 # Listeners
@@ -210,6 +191,21 @@ def test_disks_over_https_are_refused_for_now(tmp_path: Path) -> None:
         ("[[api.listn]]\nport = 1", "unknown key api.listn: did you mean api.listen?"),
         ("[api.proxid]", "unknown key api.proxid: did you mean api.proxied?"),
         ("[api]\ndn_header = 'x'", "unknown key api.dn_header: did you mean api.proxied.dn_header?"),
+        (
+            "api.placement.min_free_gb = 4",
+            "unknown key api.placement.min_free_gb: did you mean api.placement.min_free_mb?",
+        ),
+        (
+            "api.pulls.max_per_node = 2",
+            "unknown key api.pulls.max_per_node: did you mean api.pulls.max_per_server?",
+        ),
+        ("api.min_free_mb = 1", "unknown key api.min_free_mb: did you mean api.placement.min_free_mb?"),
+        (
+            "api.max_total = 1",
+            "unknown key api.max_total: known are api.checksums.max_total, api.pulls.max_t",
+        ),
+        ("[api.checksum]", "unknown key api.checksum: did you mean api.checksums?"),
+        ("[disk]\npoll_second = 1", "unknown key disk.poll_second: did you mean disk.poll_seconds?"),
         ("[[api_listen]]", "unknown section [api_listen]: did you mean [[api.listen]]?"),
         ("[auth]\nauthorise_dn = []", "unknown key auth.authorise_dn: did you mean auth.authorize_dn?"),
         (
@@ -244,6 +240,19 @@ def test_unknown_key_of_a_table_gets_a_suggestion(tmp_path: Path, text: str, mes
         ("api.database_connections = 129", "api.database_connections: expected whole number from 1 to 128"),
         ("api.keepalive_seconds = 0", "api.keepalive_seconds: expected seconds, above 0, got 0"),
         ("api.request_seconds = inf", "api.request_seconds: expected seconds, above 0, got "),
+        ("api.tick_seconds = 0", "api.tick_seconds: expected seconds, above 0, got 0"),
+        ("api.stat_hook = 'hook'", 'api.stat_hook: expected absolute path, or empty, got "hook" (it must'),
+        ("api.stat_hook_seconds = 0", "api.stat_hook_seconds: expected seconds, above 0, got 0"),
+        ("api.abandoned_upload_hours = 0", "api.abandoned_upload_hours: expected whole number from 1"),
+        ("api.abandoned_upload_hours = 1.5", "api.abandoned_upload_hours: expected whole number from 1"),
+        ("api.placement.min_free_mb = -1", "api.placement.min_free_mb: expected whole number from 0 to"),
+        ("api.placement.min_free_mb = true", "api.placement.min_free_mb: expected whole number from 0 to"),
+        ("[[api.placement]]", "api.placement: expected a section [api.placement], got an array"),
+        ("api.checksums = 10", "api.checksums: expected a section [api.checksums], got 10"),
+        ("api.checksums.max_total = 0", "api.checksums.max_total: expected whole number from 1 to"),
+        ("api.checksums.max_per_server = 0", "api.checksums.max_per_server: expected whole number from 1"),
+        ("api.pulls.max_total = 0", "api.pulls.max_total: expected whole number from 1 to"),
+        ("api.pulls.timeout_seconds = 0", "api.pulls.timeout_seconds: expected seconds, above 0, got 0"),
         ("api.proxied.dn_header = ''", "api.proxied.dn_header: expected name of an HTTP header"),
         ("api.proxied.dn_header = 'x dn'", "api.proxied.dn_header: expected name of an HTTP header"),
         ("api.proxied.dn_header = 'x-dn:'", "api.proxied.dn_header: expected name of an HTTP header"),
@@ -270,6 +279,7 @@ def test_unknown_key_of_a_table_gets_a_suggestion(tmp_path: Path, text: str, mes
             'disk.addresses = ["disk1=h:1", "disk1=h:2"]',
             "disk.addresses: expected array of server=host:port, got an array (a server stands there twice)",
         ),
+        ("disk.poll_seconds = 0", "disk.poll_seconds: expected seconds, above 0, got 0"),
         ("disk.connections_per_server = 0", "disk.connections_per_server: expected whole number from 1"),
     ],
 )
@@ -289,9 +299,22 @@ def test_right_settings_are_taken(tmp_path: Path) -> None:
     host_names = ["head.example.org", "dpm", "dpm"]
     gridmap_file = "/etc/grid-mapfile"
     directory_size_depth = 0
+    tick_seconds = 0.5
+    stat_hook = "/usr/libexec/stat hook"
+    stat_hook_seconds = 5
+    abandoned_upload_hours = 72
+    [api.placement]
+    min_free_mb = 0
+    [api.checksums]
+    max_total = 1000
+    max_per_server = 40
+    timeout_seconds = 60
+    [api.pulls]
+    max_total = 1
     [disk]
     port = 8095
     connect_seconds = 2
+    poll_seconds = 15
     """
     loaded = load_text(tmp_path, text)
     assert loaded.api == ApiConfig(
@@ -299,8 +322,22 @@ def test_right_settings_are_taken(tmp_path: Path) -> None:
         host_names=("head.example.org", "dpm"),
         gridmap_file=Path("/etc/grid-mapfile"),
         directory_size_depth=0,
+        tick_seconds=0.5,
+        stat_hook=Path("/usr/libexec/stat hook"),
+        stat_hook_seconds=5.0,
+        abandoned_upload_hours=72,
+        placement=PlacementConfig(min_free_mb=0),
+        checksums=QueueConfig(max_total=1000, max_per_server=40, timeout_seconds=60.0),
+        pulls=QueueConfig(max_total=1),
     )
-    assert loaded.disk == DiskConfig(port=8095, connect_seconds=2.0)
+    assert loaded.disk == DiskConfig(port=8095, connect_seconds=2.0, poll_seconds=15.0)
+
+
+def test_defaults_are_those_of_dome() -> None:
+    assert ApiConfig().placement == PlacementConfig(min_free_mb=4096)
+    assert ApiConfig().checksums == ApiConfig().pulls == QueueConfig(10, 2, 180.0)
+    assert (ApiConfig().tick_seconds, ApiConfig().stat_hook, ApiConfig().stat_hook_seconds) == (10, None, 60)
+    assert DiskConfig().poll_seconds == 60
 
 
 @given(st.text("/ab~ ?#%\n", max_size=6))
@@ -310,87 +347,6 @@ def test_prefix_is_taken_if_it_is_a_path_without_a_last_slash(text: str) -> None
     except ValueError:
         taken = None
     assert taken == (text if re.fullmatch(r"(/[ab~]+)+", text) else None)
-
-
-# What domehead.conf says
-
-
-HEAD = {
-    "api.url_prefix": ("glb.auth.urlprefix: /dpm-rest/", "/dpm-rest"),
-    "api.host_names": ("glb.myhostname: head.example.org", ("head.example.org",)),
-    "api.gridmap_file": ("head.gridmapfile: /etc/grid-mapfile", Path("/etc/grid-mapfile")),
-    "api.directory_size_depth": ("head.dirspacereportdepth: 8", 8),
-    "auth.authorize_dn": (f'glb.auth.authorizeDN[]: "{DN}"', (DN,)),
-    "auth.xrdhttp_secret_file": (f"glb.restclient.xrdhttpkey: {KEY}", None),
-    "disk.url_prefix": ("head.diskdomemgmtsuffix: /fcgi-disk/", "/fcgi-disk"),
-    "disk.connect_seconds": ("glb.restclient.conn_timeout: 30", 30.0),
-    "disk.request_seconds": ("glb.restclient.ops_timeout: 020", 20.0),
-}
-
-
-def setting(loaded: Config, name: str) -> object:
-    section, _, key = name.partition(".")
-    return getattr(getattr(loaded, section), key)
-
-
-@pytest.mark.parametrize("name", HEAD)
-def test_key_of_domehead_conf_is_taken(tmp_path: Path, name: str) -> None:
-    line, value = HEAD[name]
-    assert setting(load_text(tmp_path, ENABLED, line), name) == value
-
-
-def test_reference_names_every_key_that_is_taken() -> None:
-    table = REFERENCE.read_text().partition("With the API enabled these keys")[2].partition("\n\nWhere")[0]
-    named = dict(re.findall(r"^\| `([a-z_.]+)` \| `([A-Za-z_.]+)", table, re.M))
-    assert named == {name: re.split(r"[:\[]", line)[0] for name, (line, _) in HEAD.items()}
-
-
-def test_key_in_toml_wins_over_domehead_conf(tmp_path: Path) -> None:
-    domehead = "\n".join(line for line, _ in HEAD.values())
-    text = """
-    api.url_prefix = "/domehead"
-    api.host_names = []
-    api.gridmap_file = "/etc/lcgdm-mapfile"
-    api.directory_size_depth = 6
-    disk.url_prefix = "/domedisk"
-    disk.connect_seconds = 15
-    disk.request_seconds = 15
-    """
-    loaded = load_text(tmp_path, ENABLED + text, domehead)
-    assert loaded.api == ApiConfig(enabled=True, listen=(ListenConfig(port=8094),))
-    assert loaded.disk == DiskConfig()
-
-
-def test_empty_value_of_domehead_conf_leaves_the_default(tmp_path: Path) -> None:
-    domehead = "\n".join(line.partition(":")[0] + ":" for line, _ in HEAD.values() if "[]" not in line)
-    loaded = load_text(tmp_path, ENABLED, domehead)
-    assert loaded.api == ApiConfig(enabled=True, listen=(ListenConfig(port=8094),))
-    assert (loaded.auth, loaded.disk) == (AuthConfig(), DiskConfig())
-
-
-def test_pool_of_domehead_conf_is_not_ours(tmp_path: Path) -> None:
-    assert load_text(tmp_path, ENABLED, "head.db.poolsz: 128").api.database_connections == 16
-
-
-WRONG_HEAD = {
-    "glb.auth.urlprefix: dome head": "glb.auth.urlprefix, taken for api.url_prefix: expected path such as",
-    "glb.auth.urlprefix: /": "glb.auth.urlprefix, taken for api.url_prefix: expected path such as",
-    "head.dirspacereportdepth: six": "head.dirspacereportdepth, taken for api.directory_size_depth: expected",
-    "head.gridmapfile: mapfile": "head.gridmapfile, taken for api.gridmap_file: expected absolute path",
-    "glb.restclient.conn_timeout: 0": "glb.restclient.conn_timeout, taken for disk.connect_seconds: expected",
-}
-
-
-@pytest.mark.parametrize("line", WRONG_HEAD)
-def test_wrong_value_of_domehead_conf_is_refused_with_the_key_that_would_mend_it(
-    tmp_path: Path, line: str
-) -> None:
-    assert refusal(tmp_path, ENABLED, line, file="domehead.conf").startswith(WRONG_HEAD[line])
-
-
-def test_wrong_value_of_domehead_conf_does_no_harm_while_the_api_is_off(tmp_path: Path) -> None:
-    loaded = load_text(tmp_path, "", "\n".join([*WRONG_HEAD, 'glb.auth.authorizeDN[]: "/CN=a']))
-    assert (loaded.api, loaded.auth, loaded.disk) == (ApiConfig(), AuthConfig(), DiskConfig())
 
 
 # Who is trusted

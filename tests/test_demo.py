@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -11,10 +14,14 @@ from typing import Any
 
 import pytest
 
+from sandbox.api_clients import ADMINISTRATOR, ApiUser, ClientReport, DomeAnswer, DomeClient
 from sandbox.demo import Disks, Score
 
 PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
 SECONDS = 280
+LAST_LINE = "Ctrl-C ends everything"
+BETWEEN = "=== next ==="
 
 
 async def _start(*arguments: str) -> asyncio.subprocess.Process:
@@ -41,27 +48,105 @@ async def test_demo_ends_with_both_sides_in_agreement() -> None:
     assert "source and target agree" in output
     for row in ("source entries", "mirrored", "quarantined", "mismatches", "lag before the fence", "fence"):
         assert row in output
+    for row in ("DOME API, requests", "writes through the API", "refused by the fence with 503"):
+        assert row in output
+    assert re.search(r"answers unknown to DOME +│ none", output)
     assert "Traceback" not in output
     assert not _directory_in(output).exists()
     assert max(map(len, output.splitlines())) <= 100
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_interrupted_site_leaves_nothing_behind(number: signal.Signals) -> None:
+async def _start_site() -> tuple[asyncio.subprocess.Process, str]:
+    """A site, and what it has printed."""
     serve = await _start("sandbox.serve", "--files", "100")
     assert serve.stdout is not None
     seen = ""
     async with asyncio.timeout(SECONDS):
-        while "Ctrl-C ends everything" not in seen:
+        while LAST_LINE not in seen:
             line = await serve.stdout.readline()
             assert line, seen
             seen += line.decode()
+    return serve, seen
+
+
+async def _end_site(serve: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    async with asyncio.timeout(SECONDS):
         serve.send_signal(number)
         await serve.communicate()
+
+
+@pytest.mark.long
+async def test_terminated_site_leaves_nothing_behind() -> None:
+    serve, seen = await _start_site()
+    await _end_site(serve, signal.SIGTERM)
     assert serve.returncode == 130
-    directory = next(word for word in seen.split() if word.endswith("/dome-bridge.toml"))
-    assert not Path(directory).parent.exists()
+    assert not _directory_in(seen).parent.exists()
+
+
+@pytest.mark.long
+async def test_site_does_what_its_printed_requests_promise_until_ctrl_c() -> None:
+    serve, seen = await _start_site()
+    lines = _api_lines(seen)
+    try:
+        said = await _in_a_shell(lines)
+    finally:
+        await _end_site(serve, signal.SIGINT)
+    _require_promised(dict(zip(map(_command, lines), said, strict=True)), said)
+    for line in map(_anonymous, lines):
+        assert line in _anonymous(README), f"the README must show {line}"
+    assert serve.returncode == 130
+    assert not _directory_in(seen).parent.exists()
+
+
+def _api_lines(seen: str) -> list[str]:
+    """The lines that can be typed, from the address of the API on."""
+    lines = [line.strip() for line in seen.splitlines()]
+    return lines[next(n for n, line in enumerate(lines) if line.startswith("api=")) :][:-2]
+
+
+def _command(line: str) -> str:
+    return line.rpartition("/")[2] if line.startswith("as_") else line
+
+
+async def _in_a_shell(lines: list[str]) -> list[str]:
+    """What each line has printed."""
+    shell = await asyncio.create_subprocess_exec(
+        "sh",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    script = f"\necho '{BETWEEN}'\n".join(lines)
+    async with asyncio.timeout(SECONDS):
+        said = (await shell.communicate(script.encode()))[0].decode()
+    return [part.strip() for part in said.split(BETWEEN)]
+
+
+def _require_promised(by_command: dict[str, str], said: list[str]) -> None:
+    assert _json(by_command["dome_getstatinfo"])["name"] == "dteam"
+    identity = _json(by_command["dome_getidmap"])
+    assert identity["uid"].isdigit()
+    assert list(identity["groups"]) == ["dteam"]
+    assert by_command["dome_makedir"] == "[200]"
+    mine = {each["name"]: each for each in _json(by_command["dome_getdir"])["entries"]}["mine"]
+    assert (mine["uid"], mine["mode"]) == (identity["uid"], str(0o40755))
+    assert by_command["dome_unlink"] == "[200]"
+    before, _, after = said[-3:]
+    assert "/api/replica" in before
+    assert "No such file" in after
+
+
+def _json(said: str) -> dict[str, Any]:
+    """The body of an answer with status 200."""
+    assert said.endswith("[200]"), said
+    body: dict[str, Any] = json.loads(said.removesuffix("[200]"))
+    return body
+
+
+def _anonymous(text: str) -> str:
+    """Without what is another one each time."""
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
+    return re.sub(r"/\S+/dbridge-\w+/disks/disk\d\d\.example\.org/fs\d/", "DISK/", text)
 
 
 async def test_demo_of_an_impossible_size_is_refused() -> None:
@@ -79,12 +164,58 @@ async def test_demo_of_an_impossible_size_is_refused() -> None:
         {"acceptance": ["name without inode"]},
         {"bad_links": ["0000"]},
         {"links": 0},
+        {"api": ClientReport(taken=0, refused=2, read_meanwhile=1)},
+        {"api": ClientReport(taken=5, refused=0, read_meanwhile=1)},
+        {"api": ClientReport(taken=5, refused=2, read_meanwhile=0)},
+        {"api": ClientReport(taken=5, refused=2, read_meanwhile=1, complaints=["dome_getdir: 418"])},
     ],
 )
 def test_single_flaw_spoils_the_score(changes: dict[str, Any]) -> None:
-    good = Score(source=12, mirrored=10, quarantined=2, links=8)
+    api = ClientReport(taken=5, refused=2, read_meanwhile=1)
+    good = Score(source=12, mirrored=10, quarantined=2, links=8, api=api)
     assert good.ok
     assert not replace(good, **changes).ok
+
+
+FENCED = DomeAnswer(503, "the catalog is read-only while this site moves to dCache: try again", "10")
+DONE = DomeAnswer(200)
+
+
+def test_refused_writes_are_counted_and_reads_until_the_next_one_is_taken() -> None:
+    report = ClientReport()
+    report.note("dome_getdir", DONE)
+    report.note("dome_makedir", FENCED)
+    report.note("dome_getdir", DONE)
+    report.note("dome_makedir", DONE)
+    report.note("dome_getdir", DONE)
+    assert (report.refused, report.read_meanwhile, report.taken) == (1, 1, 1)
+    assert (report.requests, report.complaints) == (5, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("dome_getdir", FENCED),
+        ("dome_makedir", replace(FENCED, retry_after="")),
+        ("dome_makedir", replace(FENCED, text="the request took too long")),
+        ("dome_makedir", DomeAnswer(409)),
+        ("dome_unlink", DomeAnswer(500, "dome_unlink failed: internal error")),
+        ("dome_getdir", DomeAnswer(0)),
+    ],
+)
+def test_answer_that_dome_does_not_know_is_a_complaint(command: str, answer: DomeAnswer) -> None:
+    report = ClientReport()
+    report.note(command, answer)
+    assert len(report.complaints) == 1
+
+
+def test_moved_directory_takes_what_is_below_with_it() -> None:
+    user = ApiUser(DomeClient(""), ADMINISTRATOR, "/home", [], random.Random(1), "")
+    user.directories, user.files, user.links = ["/a", "/a/b", "/ab"], {"/a/b/f": []}, ["/a/l"]
+    user.moved("/a/b", "/c")
+    assert (user.directories, list(user.files), user.links) == (["/a", "/c", "/ab"], ["/c/f"], ["/a/l"])
+    user.forget("/a")
+    assert (user.directories, list(user.files), user.links) == (["/c", "/ab"], ["/c/f"], [])
 
 
 PNFSID = "0000ED4DC599FA477B7D" + f"{7:016X}"

@@ -131,8 +131,8 @@ async def golden(maria: MariaServer) -> AsyncIterator[DpmSite]:
 
 @pytest.fixture(scope="module")
 async def head(golden: DpmSite, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HttpConnection]:
-    async with golden_head(golden, Path(tmp_path_factory.mktemp("fuzz"))) as connection:
-        yield connection
+    async with golden_head(golden, Path(tmp_path_factory.mktemp("fuzz"))) as golden_one:
+        yield golden_one.connection
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 
 from dome_bridge.config import ApiConfig, Config, ListenConfig
 from dome_bridge.dome_api import application
+from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.service import ApiService
 from dome_bridge.dpm.schema import read_layout
 from dome_bridge.errors import ConfigError
@@ -42,6 +43,8 @@ class Seen:
     def answered(self, command: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.answers.append((command, status))
+
+    def cluster_changed(self, cluster: Cluster) -> None: ...
 
 
 @pytest.fixture(scope="module")

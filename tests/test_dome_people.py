@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import pytest
 
 from dome_bridge.config import Config
-from dome_bridge.dome_api.authorise import Authoriser
 from dome_bridge.dome_api.commands_people import commands
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.head import Call, Head
@@ -27,6 +26,7 @@ from dome_bridge.errors import ApiError
 from sandbox.catalog import create_schemas
 from sandbox.servers import MariaServer
 from tests.fixtures.databases import DpmSite, unique_name
+from tests.fixtures.dome import Silent
 from tests.fixtures.source import dpm_config, writer
 
 T = TypeVar("T")
@@ -141,8 +141,7 @@ class Place:
     def _head(self) -> Head:
         config = Config(dpm=dpm_config(self.site))
         disks = DiskClient(config.disk, secret="s", dn="/CN=head", host="head")
-        authoriser = Authoriser(self.pool, dns=(), hosts=())
-        return Head(config, self.pool, authoriser, self.people, disks, "head")
+        return Head.over(config, self.pool, disks, Silent(), hosts=("head",), people=self.people)
 
 
 @pytest.fixture

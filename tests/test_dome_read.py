@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 
 from dome_bridge import __version__
-from dome_bridge.config import Config
+from dome_bridge.config import AuthConfig, Config
 from dome_bridge.dome_api import catalog, commands_info, commands_read
-from dome_bridge.dome_api.authorise import Authoriser
 from dome_bridge.dome_api.command import Commands
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.head import Call, Head
-from dome_bridge.dome_api.people import People
 from dome_bridge.dome_api.request import Peer, RemoteUser, Request
 from dome_bridge.dome_api.wire import Parameters
 from dome_bridge.dpm.pool import ConnectionPool
@@ -26,7 +24,7 @@ from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
 from sandbox.servers import MariaServer
 from tests.fixtures.databases import DpmSite
-from tests.fixtures.dome import ADMIN, FRONTEND, HEAD, golden_databases
+from tests.fixtures.dome import ADMIN, FRONTEND, HEAD, Silent, golden_databases
 from tests.fixtures.replay import Line, dialogue
 from tests.fixtures.source import dpm_config, writer
 
@@ -113,20 +111,11 @@ class Reader:
 
 @pytest.fixture(scope="module")
 async def reader(maria: MariaServer) -> AsyncIterator[Reader]:
-    config = Config()
+    config = Config(auth=AuthConfig(authorize_dn=(FRONTEND, ADMIN)))
     async with golden_databases(maria) as site:
         database = ConnectionPool(dpm_config(site), 1)
-        yield Reader(
-            Head(
-                config=config,
-                database=database,
-                authoriser=Authoriser(database, dns=(FRONTEND, ADMIN), hosts=(HEAD,)),
-                people=People(database, config.api.gridmap_file),
-                disks=DiskClient(config.disk, secret="", dn="", host=""),
-                fqdn=HEAD,
-            ),
-            site,
-        )
+        disks = DiskClient(config.disk, secret="", dn="", host="")
+        yield Reader(Head.over(config, database, disks, Silent(), hosts=(HEAD,)), site)
         await database.close()
 
 

@@ -20,10 +20,12 @@ from dome_bridge.dome_api.removal import (
     finish_deletions,
     finish_forever,
     finish_known_deletions,
+    is_in_file_system,
     unfinished,
 )
 from dome_bridge.dpm import xattr
 from sandbox.servers import MariaServer
+from tests.fixtures.source import writer
 from tests.fixtures.storage import (
     ALICE,
     BOB,
@@ -191,23 +193,24 @@ async def test_replica_that_comes_while_a_file_is_unlinked_goes_with_it(storage:
 
 
 async def test_file_moved_while_it_is_unlinked_is_gone_all_the_same(storage: Storage) -> None:
-    await storage.make("f", DISK1)
-    entry, home = await storage.entry(storage.path("f")), await storage.entry(HOME)
-    storage.disks[DISK1].slow(0.15)
+    [replica] = await storage.make("f", DISK1)
+    home = await storage.entry(HOME)
+    old = await storage.entry(storage.directory)
+    storage.disks[DISK1].slow(0.05)
     running = asyncio.create_task(storage.unlink("f"))
     await until(lambda: bool(storage.disks[DISK1].calls))
-    await storage.sql(
-        f"UPDATE {{cns}}.Cns_file_metadata SET parent_fileid = {home.fileid} WHERE fileid = {entry.fileid}"
-    )
-    assert (await running).status == 200
+    change = "UPDATE Cns_file_metadata SET {} WHERE fileid = {}"
+    async with writer(storage.site, autocommit=False) as cursor:
+        # The directories stay locked until the rows of the file are to go.
+        for directory, links in ((home, 1), (old, -1)):
+            await cursor.execute(change.format(f"nlink = nlink + {links}", directory.fileid))
+        await until(lambda: not storage.file(replica.rfn).exists())
+        await asyncio.sleep(0.1)
+        await cursor.execute(change.format(f"parent_fileid = {home.fileid}", replica.fileid))
+        await cursor.execute(change.format("filesize = 0", old.fileid))
+        await cursor.execute("COMMIT")
+        assert (await running).status == 200
     assert await storage.find(f"{HOME}/f") is None
-    # The other writer counted neither links nor sizes.
-    await storage.sql(
-        f"UPDATE {{cns}}.Cns_file_metadata SET nlink = 0, filesize = 0 WHERE fileid = {entry.parent}"
-    )
-    await storage.sql(
-        f"UPDATE {{cns}}.Cns_file_metadata SET nlink = {home.nlink} WHERE fileid = {home.fileid}"
-    )
 
 
 async def replicas(storage: Storage, name: str) -> list[Replica]:
@@ -493,6 +496,25 @@ async def test_fence_that_rises_while_the_disk_works_finds_the_mark(
     assert await storage.size() == 0
 
 
+async def test_finisher_does_not_try_all_files_against_the_fence(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        await storage.make(name, DISK1)
+        storage.disks[DISK1].cut()
+        await storage.unlink(name)
+    storage.disks[DISK1].heal()
+    storage.disks[DISK1].calls.clear()
+    caplog.clear()
+    async with storage.fence():
+        assert await finish_deletions(storage.head, older_than=0) == Finished(done=0, left=2)
+    assert [record.msg.split(" ")[:4] for record in caplog.records if record.name == removal.__name__] == [
+        ["deletion", "could", "not", "be"]
+    ]
+    assert not storage.disks[DISK1].calls
+    assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=2, left=0)
+
+
 async def test_refusal_under_the_fence_leaves_the_mark(storage: Storage) -> None:
     gone, kept = await storage.make("f", DISK1, DISK2)
     storage.disks[DISK1].slow(0.3)
@@ -648,6 +670,21 @@ async def test_replica_behind_a_closed_directory_cannot_be_deleted(storage: Stor
     [replica] = await storage.make("f", DISK1)
     assert (await storage.delete(replica, BOB)).status == 403
     assert not storage.disks[DISK1].calls
+
+
+@pytest.mark.parametrize(
+    ("server", "pfn", "known"),
+    [
+        ("d", "/fs", True),
+        ("d", "/fs/f", True),
+        ("d", "/fs2/f", False),
+        ("d", "/f", False),
+        ("D", "/fs/f", False),
+        ("e", "/f", True),
+    ],
+)
+def test_file_system_is_known_by_server_and_mount_point(server: str, pfn: str, known: bool) -> None:
+    assert is_in_file_system(server, pfn, [("d", "/fs"), ("e", "/")]) == known
 
 
 # --- marks ---

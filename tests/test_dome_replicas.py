@@ -13,6 +13,7 @@ from dome_bridge.dome_api.catalog import Replica
 from dome_bridge.dome_api.deletion_mark import MARK
 from dome_bridge.dpm import xattr
 from sandbox.servers import MariaServer
+from tests.fixtures.source import writer
 from tests.fixtures.storage import (
     ALICE,
     BOB,
@@ -164,6 +165,19 @@ async def test_of_many_who_add_one_replica_one_succeeds(storage: Storage) -> Non
     answers = await asyncio.gather(*(storage.post("dome_addreplica", rfn=rfn, lfn=path) for path in paths))
     assert sorted(answer.status for answer in answers) == [200, *[403] * 7]
     assert await storage.new_faults() == []
+
+
+async def test_registration_waits_for_another_writer_who_has_not_committed(storage: Storage) -> None:
+    rfn = rfn_in(storage)
+    for name in ("f", "g"):
+        await storage.make(name)
+    other = (await storage.entry(storage.path("g"))).fileid
+    async with writer(storage.site, autocommit=False) as cursor:
+        await cursor.execute("INSERT INTO Cns_file_replica (fileid, sfn) VALUES (%s, %s)", (other, rfn))
+        running = asyncio.create_task(storage.post("dome_addreplica", rfn=rfn, lfn=storage.path("f")))
+        await asyncio.sleep(0.1)
+        await cursor.execute("COMMIT")
+        assert (await running).status == 403
 
 
 async def test_mark_of_a_deletion_cannot_be_brought_in(storage: Storage) -> None:

@@ -13,11 +13,9 @@ from typing import Any
 
 import pytest
 
-from dome_bridge.dome_api.authorise import Authoriser
 from dome_bridge.dome_api.commands_set import commands
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.head import Call, Head
-from dome_bridge.dome_api.people import People
 from dome_bridge.dome_api.properties import MAX_XATTR_BYTES
 from dome_bridge.dome_api.request import RemoteUser, Request
 from dome_bridge.dome_api.wire import Parameters
@@ -29,7 +27,7 @@ from dome_bridge.dpm.source import Source, StatementError
 from dome_bridge.errors import ApiError
 from sandbox.servers import MariaServer
 from tests.fixtures.databases import DpmSite
-from tests.fixtures.dome import golden_config, golden_databases, load_golden_catalog
+from tests.fixtures.dome import Silent, golden_config, golden_databases, load_golden_catalog
 
 USERS = "/DC=test/DC=dmlite/OU=users"
 ROOT = RemoteUser()
@@ -123,10 +121,7 @@ def _catalog(maria: MariaServer, site: DpmSite, directory: Path) -> Catalog:
     config = golden_config(site, directory)
     database = ConnectionPool(config.dpm, 8)
     disks = DiskClient(config.disk, secret="", dn="", host="")
-    people = People(database, config.api.gridmap_file)
-    return Catalog(
-        maria, site, Head(config, database, Authoriser(database, dns=(), hosts=()), people, disks, "")
-    )
+    return Catalog(maria, site, Head.over(config, database, disks, Silent(), hosts=("head",)))
 
 
 @pytest.fixture

@@ -102,6 +102,10 @@ class Cluster:
         """Each once, in order of appearance."""
         return tuple(dict.fromkeys(each.server for each in self.filesystems))
 
+    def is_answering(self, server: str) -> bool:
+        """Whether the newest poll has heard of it."""
+        return any(each.activity is Activity.ONLINE for each in self.filesystems if each.server == server)
+
     def of_pool(self, name: str) -> list[FileSystem]:
         return [each for each in self.filesystems if each.pool == name]
 

@@ -78,26 +78,20 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Doomed:
-    """A replica whose deletion is committed. replica: as it was before.
-
-    is_taken_over: an earlier attempt has marked it, and may have removed the file.
-    """
+    """A replica whose deletion is committed. replica: as it was before, perhaps with another's mark."""
 
     replica: Replica
     mark: Mark
-    is_taken_over: bool
 
     @classmethod
     def by(cls, attempt: Attempt, replica: Replica) -> Doomed:
         """An unlink that is under way stays one, as its file will go in any case."""
         earlier = Mark.of(replica)
-        deletion, status = attempt.deletion, replica.status
-        if earlier is not None:
-            status = earlier.status
-            if Deletion.UNLINK in (earlier.deletion, deletion):
-                deletion = Deletion.UNLINK
-        mark = Mark(deletion, status, attempt.since, attempt.name)
-        return cls(replica, mark, is_taken_over=earlier is not None)
+        if earlier is None:
+            return cls(replica, Mark(attempt.deletion, replica.status, attempt.since, attempt.name))
+        is_unlink = Deletion.UNLINK in (earlier.deletion, attempt.deletion)
+        deletion = Deletion.UNLINK if is_unlink else Deletion.DELREPLICA
+        return cls(replica, Mark(deletion, earlier.status, attempt.since, attempt.name))
 
     @property
     def counts_in_directories(self) -> bool:

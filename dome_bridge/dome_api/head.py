@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dome_bridge.config import Config
 from dome_bridge.dome_api.authorise import Authoriser
+from dome_bridge.dome_api.cluster import Cluster
+from dome_bridge.dome_api.cluster_watch import ClusterObserver, ClusterWatch
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.people import People
 from dome_bridge.dome_api.permissions import Subject
@@ -22,7 +25,30 @@ class Head:
     authoriser: Authoriser
     people: People
     disks: DiskClient
+    watch: ClusterWatch
     fqdn: str
+
+    @classmethod
+    def over(
+        cls,
+        config: Config,
+        database: ConnectionPool,
+        disks: DiskClient,
+        observer: ClusterObserver,
+        *,
+        hosts: Sequence[str],
+        people: People | None = None,
+    ) -> Head:
+        """A head that has read nothing yet. hosts: its own names, the one it goes by first."""
+        return cls(
+            config=config,
+            database=database,
+            authoriser=Authoriser(database, dns=config.auth.authorize_dn, hosts=hosts),
+            people=people or People(database, config.api.gridmap_file),
+            disks=disks,
+            watch=ClusterWatch(database, disks, observer, poll_seconds=config.disk.poll_seconds),
+            fqdn=hosts[0],
+        )
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,11 @@ class Call:
     @property
     def database(self) -> ConnectionPool:
         return self.head.database
+
+    @property
+    def cluster(self) -> Cluster:
+        """Pools and file systems, as they were last read and heard of."""
+        return self.head.watch.cluster
 
     async def subject(self) -> Subject:
         """On whose behalf the peer calls; people seen for the first time get their numbers here.

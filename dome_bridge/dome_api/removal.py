@@ -9,9 +9,9 @@ If a disk says that it has not removed a file, what is left of the marks is undo
 that ends the procedure early (a kill, a lost answer, the write fence) they stay, and `finish_forever` goes
 on from there. So the fence stops a removal before a file is touched, or finds it marked.
 
-An attempt that takes over another's marks makes them its own. It cannot tell what the other one has
-done, so it never undoes them; and the other one finds that they are not its own any more. Whatever the
-order, no replica is given back whose file is gone.
+An attempt that takes over another's marks makes them its own, and puts them back if it has to undo.
+It cannot tell what the other one has done; and the other one undoes nothing that is not marked as its
+own. So no replica is given back whose file is gone, whatever the order.
 
 No index leads to a status, and replicas are many. A process remembers what it has left itself; what a
 killed one has left, its successor finds by reading the whole table when it starts, and once a day.
@@ -185,7 +185,7 @@ async def _remove_files(
 
 
 async def _undo(head: Head, fileid: int, *, removed: Sequence[Doomed], kept: Sequence[Doomed]) -> set[int]:
-    """The replicas that have a mark no more; all of them keep theirs if the database refuses."""
+    """The replicas that have no mark any more; all of them keep theirs if the database refuses."""
     try:
         if removed:
             await settle(head, fileid, removed)
@@ -201,9 +201,10 @@ async def _take_marks_away(fileid: int, kept: Sequence[Doomed], source: Source) 
     freed = set()
     for each in kept:
         replica = now.get(each.replica.replicaid)
-        if replica is not None and Mark.of(replica) == each.mark and not each.is_taken_over:
+        if replica is not None and Mark.of(replica) == each.mark:
             await _set_status(source, replica, each.replica.status, each.replica.xattr_text)
-            freed.add(replica.replicaid)
+            if Mark.of(each.replica) is None:
+                freed.add(replica.replicaid)
     return freed
 
 

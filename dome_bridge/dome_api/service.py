@@ -6,16 +6,15 @@ import asyncio
 import logging
 import socket
 from contextlib import AsyncExitStack
-from typing import Self
+from typing import Protocol, Self
 
 from dome_bridge.config import Config, DiskConfig
 from dome_bridge.dome_api.application import Application, Observer
-from dome_bridge.dome_api.authorise import Authoriser
+from dome_bridge.dome_api.cluster_watch import ClusterObserver
 from dome_bridge.dome_api.commands import COMMANDS
 from dome_bridge.dome_api.disk_client import DiskClient, Resolve
 from dome_bridge.dome_api.head import Head
 from dome_bridge.dome_api.listeners import Listeners
-from dome_bridge.dome_api.people import People
 from dome_bridge.dome_api.removal import finish_forever
 from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.schema import read_layout
@@ -28,8 +27,12 @@ STOP_SECONDS = 20.0
 """What running requests get to finish when the service ends."""
 
 
+class ServiceObserver(Observer, ClusterObserver, Protocol):
+    """Is told of answers, and of what is heard of the disk servers."""
+
+
 class ApiService:
-    """An asynchronous context: listens inside of it. observer: is told of every answer.
+    """An asynchronous context: listens inside of it. observer: is told of answers and disk servers.
 
     resolve: address and port of a disk server, if not its name and the configured port.
     """
@@ -37,7 +40,7 @@ class ApiService:
     def __init__(
         self,
         config: Config,
-        observer: Observer,
+        observer: ServiceObserver,
         *,
         stop_seconds: float = STOP_SECONDS,
         resolve: Resolve | None = None,
@@ -81,14 +84,9 @@ class ApiService:
             resolve=self._resolve or _resolve(config.disk),
         )
         await stack.enter_async_context(disks)
-        return Head(
-            config=config,
-            database=database,
-            authoriser=Authoriser(database, dns=config.auth.authorize_dn, hosts=names),
-            people=People(database, config.api.gridmap_file),
-            disks=disks,
-            fqdn=fqdn,
-        )
+        head = Head.over(config, database, disks, self._observer, hosts=names)
+        await head.watch.reread()
+        return head
 
     async def _listen(self, stack: AsyncExitStack, head: Head) -> Listeners:
         api = self._config.api
@@ -105,14 +103,18 @@ class ApiService:
         return listeners
 
     def _own(self, stack: AsyncExitStack, head: Head) -> None:
-        """Interrupted deletions are finished in the background as long as the service lasts."""
+        """What goes on in the background as long as the service lasts."""
         stop = asyncio.Event()
-        task = asyncio.create_task(finish_forever(head, stop=stop))
+        tasks = [
+            asyncio.create_task(finish_forever(head, stop=stop)),
+            asyncio.create_task(head.watch.run_forever()),
+        ]
 
         async def end() -> None:
             stop.set()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
         stack.push_async_callback(end)
 
