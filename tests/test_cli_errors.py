@@ -158,7 +158,7 @@ WRONG_SETTINGS = (
     WrongSetting("unknown section", "unknown section [chimaera]: did you mean [chimera]?", {"chimaera": {}}),
     WrongSetting("key without a section", "did you mean dpm.user?", text='user = "dpmmgr"\n'),
     WrongSetting(
-        "later key", "disk.poll_seconds is not available in this version", {"disk": {"poll_seconds": 60}}
+        "later key", "auth.audience is not available in this version", {"auth": {"audience": []}}
     ),
     WrongSetting("bad value", "dpm.port: expected", {"dpm": {"port": "many"}}),
     WrongSetting("bad zone", "chimera.timezone: expected", {"chimera": {"timezone": "Europe/Geneve"}}),
