@@ -57,9 +57,6 @@ def rfn_in(storage: Storage, name: str = "f", server: str = DISK1) -> str:
     return f"{server}:/storage/disk1/fs1/{storage.directory.rpartition('/')[2]}/{name}"
 
 
-# --- addreplica ---
-
-
 async def test_added_replica_has_what_was_given(storage: Storage) -> None:
     rfn = rfn_in(storage)
     replica = await added(storage, rfn, status="P", type="V", setname=TOKEN, xattr=PLACE)
@@ -195,9 +192,6 @@ async def test_fenced_registration_says_so(storage: Storage) -> None:
         update = await storage.post("dome_updatereplica", replicaid=replica.replicaid, status="P")
     assert (add.status, update.status) == (503, 503)
     assert await storage.replica(replica.replicaid) == replica
-
-
-# --- updatereplica ---
 
 
 @pytest.fixture
