@@ -19,7 +19,6 @@ from dome_bridge.dome_api.removal import (
     finish_deletions,
     finish_forever,
     finish_known_deletions,
-    unfinished,
 )
 from dome_bridge.dpm import xattr
 from sandbox.servers import MariaServer
@@ -103,7 +102,7 @@ async def test_finisher_leaves_alone_what_is_young_or_not_ours(storage: Storage)
     assert await finish_deletions(storage.head, older_than=60) == Finished()
     assert not storage.disks[DISK1].calls
     assert await storage.replica(foreign.replicaid) == foreign
-    assert young.replicaid in unfinished(storage.head.database)
+    assert young.replicaid in storage.head.unfinished
     assert await finish_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
 
 
@@ -179,7 +178,7 @@ async def test_service_finishes_at_once_and_again_until_it_is_stopped(storage: S
     await asyncio.sleep(0.1)
     assert await storage.exists("f")
     storage.disks[DISK1].heal()
-    await until(lambda: not unfinished(storage.head.database))
+    await until(lambda: not storage.head.unfinished)
     assert not await storage.exists("f")
     stop.set()
     await asyncio.wait_for(task, 5)
@@ -207,7 +206,7 @@ async def test_fenced_removal_does_nothing(storage: Storage, remove: Removal) ->
         assert (await remove(storage, "f", replica)).status == 503
     assert not storage.disks[DISK1].calls
     assert await storage.replica(replica.replicaid) == replica
-    assert unfinished(storage.head.database) == set()
+    assert storage.head.unfinished == set()
 
 
 @BOTH

@@ -13,7 +13,6 @@ from dome_bridge.dome_api.removal import (
     Finished,
     finish_known_deletions,
     is_in_file_system,
-    unfinished,
 )
 from sandbox.servers import MariaServer
 from tests.fixtures.source import writer
@@ -209,7 +208,7 @@ async def test_unreachable_disk_leaves_everything_as_it_was(storage: Storage, re
     try:
         assert (await remove(storage, "f", replica)).status == 500
         assert await storage.replica(replica.replicaid) == replica
-        assert unfinished(storage.head.database) == set()
+        assert storage.head.unfinished == set()
     finally:
         await storage.disks[DISK1].start()
     assert (await remove(storage, "f", replica)).status == 200
@@ -253,7 +252,7 @@ async def test_lost_answer_leaves_the_mark_and_the_finisher_goes_on(
     assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
     assert not await storage.exists("f")
     assert await storage.size() == 0
-    assert unfinished(storage.head.database) == set()
+    assert storage.head.unfinished == set()
 
 
 async def test_refusal_after_a_lost_answer_gives_nothing_back(storage: Storage) -> None:
@@ -264,7 +263,7 @@ async def test_refusal_after_a_lost_answer_gives_nothing_back(storage: Storage) 
     storage.disks[DISK1].refuse(422, "no")
     async with storage.another_process() as head:
         assert (await replace(storage, head=head).unlink("f")).status == 500
-        assert unfinished(head.database) == {replica.replicaid}
+        assert head.unfinished == {replica.replicaid}
     assert await marked(storage, replica) == first
     storage.disks[DISK1].heal()
     assert (await storage.unlink("f")).status == 200

@@ -113,6 +113,11 @@ class Cluster:
         """The first file system that a file lies on."""
         return next((each for each in self.filesystems if each.holds(server, pfn)), None)
 
+    def is_broken(self, server: str, pfn: str) -> bool:
+        """Whether a file lies where the newest poll has heard nothing."""
+        found = self.find(server, pfn)
+        return found is not None and found.activity is Activity.BROKEN
+
     def space(self, pool: str) -> Space:
         mine = self.of_pool(pool)
         return Space(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dome_bridge.config import Config
 from dome_bridge.dome_api.authorise import Authoriser
@@ -27,6 +27,8 @@ class Head:
     disks: DiskClient
     watch: ClusterWatch
     fqdn: str
+    unfinished: set[int] = field(default_factory=set)
+    """Replicas that this process has left with a mark: see `removal`."""
 
     @classmethod
     def over(

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 from dome_bridge.dome_api import catalog
 from dome_bridge.dome_api.catalog import Entry, Replica, split_rfn
@@ -39,6 +38,7 @@ from dome_bridge.dome_api.changes import (
     delete_entry,
     locked_again,
 )
+from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.deletion_mark import BEING_DELETED, MARK, Attempt, Deletion, Doomed, Mark
 from dome_bridge.dome_api.disk_client import DiskRefusedError, DiskUnreachableError
 from dome_bridge.dome_api.head import Head
@@ -46,7 +46,6 @@ from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.sql import sql
 from dome_bridge.dome_api.wire import Tree
 from dome_bridge.dpm.fenced import is_fenced
-from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError, BridgeError, DiskError
 
@@ -64,15 +63,6 @@ GRACE_SECONDS = 120.0
 SCAN_SECONDS = 24 * 3600.0
 SCAN_ROWS = 100_000
 IDS_PER_QUERY = 1000
-
-
-# What processes have marked and not finished, by the pool that they did it with.
-_unfinished: WeakKeyDictionary[ConnectionPool, set[int]] = WeakKeyDictionary()
-
-
-def unfinished(database: ConnectionPool) -> set[int]:
-    """Replicas that were left with a mark in this process: ids to be looked at again."""
-    return _unfinished.setdefault(database, set())
 
 
 async def unlink_file(head: Head, entry: Entry, user: RemoteUser) -> None:
@@ -109,17 +99,17 @@ async def delete_replica(
 async def _remove(head: Head, entry: Entry, attempt: Attempt, *, rfn: str | None) -> Settled:
     marked: set[int] = set()
     try:
-        doomed = await head.database.transact(partial(_mark, entry, attempt, rfn, marked))
+        doomed = await head.database.transact(partial(_mark, head.watch.cluster, entry, attempt, rfn, marked))
         await _remove_files(head, entry, doomed, attempt, marked)
         settled = await settle(head, entry.fileid, doomed, unmoved=None if doomed else entry)
         marked.clear()
         return settled
     finally:
-        unfinished(head.database).update(marked)
+        head.unfinished.update(marked)
 
 
 async def _mark(
-    entry: Entry, attempt: Attempt, rfn: str | None, marked: set[int], source: Source
+    cluster: Cluster, entry: Entry, attempt: Attempt, rfn: str | None, marked: set[int], source: Source
 ) -> list[Doomed]:
     """marked: is told which ones, as the connection may be lost while that is committed."""
     await locked_again(source, entry)
@@ -129,7 +119,7 @@ async def _mark(
         if not replicas:
             raise GoneError(f"the replica '{rfn}'")
     if replicas:
-        _require_known_places(replicas, await file_systems(source))
+        _require_good_places(replicas, await file_systems(source), cluster)
     doomed = [Doomed.by(attempt, replica) for replica in replicas]
     await write_marks(source, doomed)
     marked.update(each.replica.replicaid for each in doomed)
@@ -161,13 +151,17 @@ def is_in_file_system(server: str, pfn: str, systems: Iterable[tuple[str, str]])
     )
 
 
-def _require_known_places(replicas: Iterable[Replica], systems: Sequence[tuple[str, str]]) -> None:
+def _require_good_places(
+    replicas: Iterable[Replica], systems: Sequence[tuple[str, str]], cluster: Cluster
+) -> None:
     for replica in replicas:
         server, pfn = split_rfn(replica.rfn)
         if not server or not pfn:
             raise ApiError(500, f"Incorrect replica rfn '{replica.rfn}'")
         if not is_in_file_system(server, pfn, systems):
             raise ApiError(500, f"No filesystem matches replica '{replica.rfn}'")
+        if cluster.is_broken(server, pfn):
+            raise ApiError(500, f"A disabled or broken filesystem is matching replica '{replica.rfn}'")
 
 
 async def _remove_files(
@@ -401,7 +395,7 @@ async def finish_known_deletions(
 ) -> Finished:
     """Finishes what this process has left, or met before and could not finish."""
     work = _Finisher(head, now() - older_than, now)
-    known = unfinished(head.database)
+    known = head.unfinished
     replicaids = sorted(known)
     for start in range(0, len(replicaids), IDS_PER_QUERY):
         some = replicaids[start : start + IDS_PER_QUERY]
@@ -428,7 +422,7 @@ class _Finisher:
         self.finished = Finished()
 
     async def finish(self, marked: Iterable[Replica]) -> None:
-        known = unfinished(self._head.database)
+        known = self._head.unfinished
         for fileid, replicas in groupby(sorted(marked, key=_by_file), key=_by_file):
             found = list(replicas)
             due = {replica.replicaid for replica in found if self._is_due(replica)}
