@@ -171,7 +171,7 @@ DEVIATIONS = (
     Deviation("head-21-protocol", (14, 15, 17), BY_HTTPD, TEAPOT),
     Deviation("head-21-protocol", (19,), BY_HTTPD, recorded_answer("head-21-protocol", 1)),
     Deviation("head-21-protocol", (24, 25, 26, 27, 30), NO_VERB, Expected(405)),
-    Deviation("head-21-protocol", (28, 29), f"{NO_VERB} These are not even known to HTTP.", Expected(400)),
+    Deviation("head-21-protocol", (28, 29), f"{NO_VERB} These are not even known to HTTP.", Expected(405)),
     Deviation("head-21-protocol", (62, 63, 64), WHOLE_BODY, recorded_answer("head-21-protocol", 60)),
     Deviation("head-21-protocol", (65,), WHOLE_BODY, Expected(200, {"comment": "x" * 5000})),
 )

@@ -309,11 +309,28 @@ async def test_client_that_waits_for_100_continue_gets_it(service: ApiService) -
     writer.close()
 
 
-async def test_rubbish_is_answered_and_the_connection_closed(service: ApiService) -> None:
+@pytest.mark.parametrize(
+    ("rubbish", "status"),
+    [
+        (b"\x00\x00\x00\x04 rubbish\r\n\r\n", 405),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 405),
+        (b"GET /x HTTP/1.1\r\nContent-Length: many\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 1000 + b"\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 400),
+        (b"get /x HTTP/1.1\r\n\r\n", 405),
+    ],
+)
+async def test_rubbish_is_answered_in_one_line_and_the_connection_closed(
+    service: ApiService, caplog: pytest.LogCaptureFixture, rubbish: bytes, status: int
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", service.ports[0])
-    writer.write(b"\x00\x00\x00\x04 rubbish\r\n\r\n")
-    assert (await asyncio.wait_for(reader.read(), 5)).startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+    writer.write(rubbish)
+    answer = await asyncio.wait_for(read_answer(reader), 5)
+    assert (answer.status, answer.is_last) == (status, True)
+    assert answer.framing_faults() == []
+    assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_every_answer_is_observed_under_a_known_name(client: HttpConnection, seen: Seen) -> None:

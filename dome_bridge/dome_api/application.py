@@ -35,6 +35,9 @@ BODY_SECONDS = 30.0
 RETRY_AFTER_SECONDS = 10
 LOST_REASON = "the catalog's database cannot be reached: try again"
 
+SERVER = "dome-bridge"
+"""What answers call themselves."""
+
 UNKNOWN = "unknown"
 """The label of a command that does not exist: a client must not be able to make metrics."""
 
@@ -178,7 +181,7 @@ def _answer_for(exc: Exception, command: str) -> Answer:
 
 
 def _response(answer: Answer) -> web.Response:
-    headers = {"Content-Type": answer.content_type, "Server": "dome-bridge"}
+    headers = {"Content-Type": answer.content_type, "Server": SERVER}
     if answer.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     response = web.Response(status=answer.status, body=answer.body, headers=headers)

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMethod
 
 from dome_bridge.config import ListenConfig, ProxiedConfig
-from dome_bridge.dome_api.application import Identify
+from dome_bridge.dome_api.application import SERVER, Identify
 from dome_bridge.dome_api.request import Peer, is_plain
 from dome_bridge.errors import ApiError, ConfigError
 
@@ -50,6 +51,32 @@ def _single(request: web.BaseRequest, header: str) -> str:
     return values[0] if values else ""
 
 
+class _Connection(web.RequestHandler):
+    """Answers in DOME's manner what is no HTTP at all: a line of plain text, and one in the log."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        reason = " ".join(str(message or exc).split())
+        logger.info("request that is not understood address=%s error=%s", request.remote, reason)
+        if isinstance(exc, BadHttpMethod):
+            status, reason = 405, "this is no request for commands: use GET or POST over plain HTTP"
+        answer = web.Response(status=status, text=reason, headers={"Server": SERVER, "Connection": "close"})
+        answer.force_close()
+        return answer
+
+
+class _Server(web.Server):
+    """aiohttp has no parameter for the class that answers such requests."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
 class Listeners:
     """All listeners, from `start` to `stop`. stop_seconds: what running requests get to finish."""
 
@@ -78,7 +105,7 @@ class Listeners:
     async def start(self) -> None:
         """Raises ConfigError if an address cannot be had; nothing listens then."""
         runner = web.ServerRunner(
-            web.Server(
+            _Server(
                 self._answer,
                 access_log=None,
                 keepalive_timeout=self._keepalive_seconds,
