@@ -1,8 +1,8 @@
 """`./run demo`: a whole migration of a made-up site, played with the real command line.
 
 Everything that is said about the bridge comes out of its own commands; what the demo adds is
-the site, its users (a random writer), and at the end a judgement that does not ask the bridge:
-the acceptance queries for Chimera, and the files on the disks.
+the site, its users (a random writer, and clients of the DOME API), and at the end a judgement that
+does not ask the bridge: the acceptance queries for Chimera, and the files on the disks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dome_bridge.config import load
 from dome_bridge.exporter.session import open_session
 from dome_bridge.exporter.verify import Verifier
 from sandbox.acceptance import acceptance_failures
+from sandbox.api_clients import ApiWriter, ClientReport
 from sandbox.bulk import connected
 from sandbox.playground import (
     CHIMERA,
@@ -54,6 +55,7 @@ FOLLOW_SECONDS = 3.0
 PATIENCE_SECONDS = 300.0
 MAX_LINKS = 50_000
 EXAMPLES = 3
+FENCED_SECONDS = 10.0
 
 LOCATED = """
 SELECT n.ipnfsid, n.isize, l.ilocation AS pool FROM t_inodes n
@@ -78,6 +80,7 @@ class Score:
     changes: int = 0
     operations: int = 0
     refused: int = 0
+    api: ClientReport = field(default_factory=ClientReport)
     compared: int = 0
     mismatches: int = 0
     lag: float | None = None
@@ -94,7 +97,23 @@ class Score:
 
     @property
     def ok(self) -> bool:
-        return self.agrees and not self.acceptance and not self.bad_links and self.links > 0
+        return (
+            self.agrees
+            and not self.acceptance
+            and not self.bad_links
+            and self.links > 0
+            and self.api_ok
+            and self.fence_ok
+        )
+
+    @property
+    def api_ok(self) -> bool:
+        return self.api.taken > 0 and not self.api.complaints
+
+    @property
+    def fence_ok(self) -> bool:
+        """Whether clients of the API met it as the protocol says: writes refused, reads answered."""
+        return self.api.refused > 0 and self.api.read_meanwhile > 0
 
 
 class Stage:
@@ -132,16 +151,21 @@ class Demo:
     async def run(self) -> Score:
         await self._check()
         await self._init()
-        async with self.playground.writer() as writer, self.playground.daemon() as daemon:
+        async with (
+            self.playground.writer() as writer,
+            self.playground.daemon() as daemon,
+            self.playground.clients() as clients,
+        ):
             await self._copy(daemon)
-            await self._follow(writer)
+            await self._follow(writer, clients)
             await self._verify()
             await self._pools()
             await self._quarantine()
             await self._rehearse_abort()
-            await self._cut_over(writer)
+            await self._cut_over(writer, clients)
         self.score.operations = writer.report.attempted
         self.score.refused = writer.report.refused.total()
+        self.score.api = clients.report
         await self._judge()
         await self._link()
         return self.score
@@ -171,7 +195,9 @@ class Demo:
 
     async def _copy(self, daemon: asyncio.subprocess.Process) -> None:
         self.stage.step(
-            "First copy", "The daemon copies the catalog in ranges, while users write (a random writer)."
+            "First copy",
+            "The daemon copies the catalog in ranges and serves the DOME API, while others write: a random "
+            "writer with SQL, and users through the API.",
         )
         self.stage.command("run", "&")
         columns = (
@@ -205,10 +231,13 @@ class Demo:
         said = (await process.stderr.read()).decode() if process.stderr and process.returncode else ""
         raise CommandError(f"ended too early, or took too long: {said}\n{self.playground.daemon_words()}")
 
-    async def _follow(self, writer: CatalogWriter) -> None:
+    async def _follow(self, writer: CatalogWriter, clients: ApiWriter) -> None:
         self.stage.step("Follow", "Users go on writing; the daemon applies their changes a moment later.")
         await asyncio.sleep(FOLLOW_SECONDS)
         self.stage.say(f"the random writer has tried {writer.report.attempted} operations so far")
+        self.stage.say(
+            f"the API has answered {clients.report.requests} requests, {clients.report.taken} writes"
+        )
         self.stage.output((await self._bridge("status")).output)
 
     async def _verify(self) -> None:
@@ -290,7 +319,7 @@ class Demo:
         else:
             self.stage.say("a user's write is taken")
 
-    async def _cut_over(self, writer: CatalogWriter) -> None:
+    async def _cut_over(self, writer: CatalogWriter, clients: ApiWriter) -> None:
         self.stage.step("Cutover", "Fence, drain, recheck, commit; users write until the fence stops them.")
         status = (await self._bridge("--json", "status")).json()
         self.score.lag, self.score.changes = status["lag_seconds"], status["journal_applied"]
@@ -303,6 +332,19 @@ class Demo:
             f"{report['state']}; DPM was read-only for {report['fence_seconds']:.1f} s until the commit"
         )
         self.stage.say(f"writes refused by the fence so far: {writer.report.refused.total()}")
+        await self._until_fenced(clients.report)
+        self.stage.say(
+            f"writes that the API has answered with 503 and Retry-After: {clients.report.refused}; "
+            f"it goes on reading: {clients.report.read_meanwhile}"
+        )
+
+    async def _until_fenced(self, report: ClientReport) -> None:
+        """The fence stays, so the users meet it if the API tells them, and read on."""
+        refused, read = report.refused, report.read_meanwhile
+        for _ in range(round(FENCED_SECONDS / POLL_SECONDS)):
+            if report.refused > refused and report.read_meanwhile > read:
+                return
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _judge(self) -> None:
         self.stage.step(
@@ -461,15 +503,27 @@ def _facts(score: Score) -> Iterable[tuple[str, str, bool | None]]:
     yield "mismatches", f"{score.mismatches} of {score.compared} compared", score.mismatches == 0
     yield "acceptance queries", ", ".join(score.acceptance) or "all clean", not score.acceptance
     yield "first copy", f"{score.copy_seconds:.0f} s, under load", None
-    yield "changes followed", f"{score.changes} journal rows, of {score.operations} operations", None
+    writes = f"{score.operations} SQL operations, {score.api.taken} API writes"
+    yield "changes followed", f"{score.changes} journal rows, of {writes}", None
     yield (
         "lag before the fence",
         "unknown" if score.lag is None else f"{score.lag:.0f} s",
         score.lag is not None,
     )
-    yield "fence", f"{score.fence_seconds:.2f} s; {score.refused} writes of users refused", None
+    yield "fence", f"{score.fence_seconds:.2f} s; {score.refused} writes with SQL refused", None
+    yield from _api_facts(score)
     complaints = f", {len(score.bad_links)} complaints" if score.bad_links else ""
     yield "links made (by the demo)", f"{score.links}{complaints}", score.links > 0 and not score.bad_links
+
+
+def _api_facts(score: Score) -> Iterable[tuple[str, str, bool | None]]:
+    api = score.api
+    statuses = ", ".join(f"{status}: {count}" for status, count in sorted(api.by_status.items()))
+    yield "DOME API, requests", f"{api.requests} ({statuses})", api.requests > 0
+    yield "answers unknown to DOME", "; ".join(api.complaints[:EXAMPLES]) or "none", not api.complaints
+    yield "writes through the API", f"{api.taken}; {api.files_removed} files removed from disk", api.taken > 0
+    fenced = f"{api.refused} writes; {api.read_meanwhile} reads answered meanwhile"
+    yield "refused by the fence with 503", fenced, score.fence_ok
 
 
 def banner(playground: Playground, stage: Stage) -> None:

@@ -1,8 +1,9 @@
 """A whole made-up site with a bridge on it, for the demo and for trying things out.
 
 Private MariaDB and PostgreSQL servers, DPM's databases with a made-up site whose files are
-on disk, an empty Chimera, and a configuration file. The bridge itself is only ever used
-through its command line, in processes of its own, as an administrator would.
+on disk, the disk servers that have them, an empty Chimera, and a configuration file. The
+bridge itself is only ever used through its command line, in processes of its own, as an
+administrator would, and through its API.
 
 All files lie in the directory of the MariaDB server, so that they are deleted with it even
 when we are killed. Processes that name that directory on their command line end then, too.
@@ -16,10 +17,11 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +29,17 @@ from typing import Any
 
 import aiohttp
 
+from dome_bridge.dome_api.request import RemoteUser
+from sandbox.api_clients import FRONT_END, ApiUser, ApiWriter, DomeClient
 from sandbox.catalog import Site, create_schemas, make_site
 from sandbox.chimera_schema import create_chimera
-from sandbox.servers import MariaServer, PostgresServer, SandboxError, free_port
+from sandbox.disk_node import DiskNode
+from sandbox.operations import OWN, Operation
+from sandbox.people import Population
+from sandbox.servers import LOOPBACK, MariaServer, PostgresServer, SandboxError, free_port
 from sandbox.site import SiteOptions
-from sandbox.writer import CatalogWriter, WriterReport
+from sandbox.vos import VOS
+from sandbox.writer import TAME, CatalogWriter, WriterReport
 
 PROJECT = Path(__file__).parent.parent
 CNS, DPM, CHIMERA = "cns_db", "dpm_db", "chimera"
@@ -41,6 +49,11 @@ OUTPUT_COLUMNS = 96
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 INTERRUPTED = 130
+ACCESS_LOG = " dome_bridge.access: "
+DOMAIN = "example.org"
+DEAD_SERVERS = tuple(f"{OWN}{number}.{DOMAIN}" for number in range(3))
+"""Disk servers that the random writer adds to the catalog: there is nothing behind them."""
+NOBODY_LISTENS = f"{LOOPBACK}:1"
 
 CONFIG = """\
 [dpm]
@@ -57,6 +70,23 @@ timezone = "{timezone}"
 
 [exporter]
 snapshot_range = {snapshot_range}
+
+[api]
+enabled = true
+host_names = ["head.{domain}"]
+gridmap_file = "{directory}/mapfile"
+
+[[api.listen]]
+address = "127.0.0.1"
+port = {api_port}
+protocol = "proxied"
+
+[auth]
+authorize_dn = ["{front_end}"]
+xrdhttp_secret_file = "{directory}/xrdhttp-key"
+
+[disk]
+addresses = {disk_addresses}
 
 [monitoring]
 port = {monitoring_port}
@@ -91,7 +121,18 @@ class Playground:
     postgres: PostgresServer
     site: Site
     directory: Path
-    monitoring: str
+    disks: Sequence[DiskNode]
+    monitoring_port: int
+    api_port: int
+
+    @property
+    def monitoring(self) -> str:
+        return f"http://{LOOPBACK}:{self.monitoring_port}"
+
+    @property
+    def api(self) -> str:
+        """The address of the DOME API, up to the name of a command."""
+        return f"http://{LOOPBACK}:{self.api_port}/domehead/command"
 
     @property
     def config(self) -> Path:
@@ -153,17 +194,24 @@ class Playground:
             return None
 
     def daemon_words(self) -> str:
-        """The end of the daemon's log."""
-        return "\n".join(self.daemon_log.read_text(errors="replace").splitlines()[-20:])
+        """The end of the daemon's log, without the requests to the API."""
+        lines = self.daemon_log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if ACCESS_LOG not in line][-20:])
 
     @asynccontextmanager
     async def writer(
-        self, *, connections: int = 4, interval: float = 0.1, seed: int = 1
+        self,
+        *,
+        weights: Mapping[Operation, float] = TAME,
+        connections: int = 4,
+        interval: float = 0.1,
+        seed: int = 1,
     ) -> AsyncIterator[CatalogWriter]:
-        """A random writer changes DPM's catalog meanwhile, as the site's users would."""
+        """A random writer changes DPM's catalog meanwhile, as daemons and administrators would."""
         writer = CatalogWriter(
             lambda: self.maria.connect(as_dpmmgr=True),
             random.Random(seed),
+            weights=weights,
             connections=connections,
             linger=0.1,
             interval=interval,
@@ -175,6 +223,32 @@ class Playground:
         finally:
             stop.set()
             await writing
+
+    @asynccontextmanager
+    async def clients(self, *, interval: float = 0.25, seed: int = 1) -> AsyncIterator[ApiWriter]:
+        """Users write through the API meanwhile, one of each organisation."""
+        rng = random.Random(seed)
+        places = [place for place in self.site.filesystems if place.status == 0]
+        async with DomeClient(self.api) as door:
+            users = [
+                ApiUser(door, user, home, places, random.Random(rng.getrandbits(64)), f"{number}")
+                for number, (user, home) in enumerate(self.robots())
+            ]
+            writer = ApiWriter(door, users, interval=interval)
+            stop = asyncio.Event()
+            writing = asyncio.create_task(writer.run(stop=stop))
+            try:
+                yield writer
+            finally:
+                stop.set()
+                await writing
+
+    def robots(self) -> list[tuple[RemoteUser, str]]:
+        """For each organisation its production robot, and where it is at home."""
+        robots = Population(self.site.domain, self.site.files).users[: len(VOS)]
+        return [
+            (RemoteUser(robot.name, groups=(robot.vo,)), f"{self.site.home}/{robot.vo}") for robot in robots
+        ]
 
 
 async def end(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -198,16 +272,25 @@ async def open_playground(files: int, *, rotten: bool = True) -> AsyncIterator[P
         maria = await stack.enter_async_context(MariaServer())
         postgres = await stack.enter_async_context(PostgresServer())
         await create_schemas(maria, CNS, DPM)
-        options = SiteOptions(files=files, disk_root=maria.directory / "disks")
+        options = SiteOptions(files=files, domain=DOMAIN, disk_root=maria.directory / "disks")
         site = await make_site(maria, CNS, DPM, options, rotten=rotten)
         await create_chimera(postgres, CHIMERA, CHIMERA_VERSION)
-        port = free_port()
-        playground = Playground(maria, postgres, site, maria.directory, f"http://{maria.host}:{port}")
-        _write_configuration(playground, files, port)
+        key = secrets.token_hex(32)
+        disks = [await stack.enter_async_context(node) for node in _disk_nodes(site, key)]
+        playground = Playground(maria, postgres, site, maria.directory, disks, free_port(), free_port())
+        _write_configuration(playground, key)
         yield playground
 
 
-def _write_configuration(playground: Playground, files: int, monitoring_port: int) -> None:
+def _disk_nodes(site: Site, key: str) -> list[DiskNode]:
+    """The site's disk servers; they keep the files where the catalog says that they are."""
+    servers: dict[str, dict[str, Path]] = {}
+    for place in site.filesystems:
+        servers.setdefault(place.server, {})[place.fs] = Path(place.fs)
+    return [DiskNode(server, paths, address=LOOPBACK, secret=key) for server, paths in servers.items()]
+
+
+def _write_configuration(playground: Playground, key: str) -> None:
     maria, postgres, directory = playground.maria, playground.postgres, playground.directory
     text = CONFIG.format(
         host=maria.host,
@@ -216,12 +299,25 @@ def _write_configuration(playground: Playground, files: int, monitoring_port: in
         dsn=f"postgresql://{postgres.user}@{postgres.host}:{postgres.port}/{CHIMERA}",
         timezone=TIMEZONE,
         directory=directory,
-        snapshot_range=max(200, files // 20),
-        monitoring_port=monitoring_port,
+        snapshot_range=max(200, playground.site.files // 20),
+        monitoring_port=playground.monitoring_port,
+        api_port=playground.api_port,
+        domain=DOMAIN,
+        front_end=FRONT_END,
+        disk_addresses=json.dumps(_disk_addresses(playground.disks), indent=4),
     )
     playground.config.write_text(text)
+    (directory / "mapfile").write_text(
+        "".join(f'"{robot.dn}" {robot.groups[0]}\n' for robot, _ in playground.robots())
+    )
     _write_secret(directory / "dpm-password", maria.password)
     _write_secret(directory / "chimera-password", postgres.password)
+    _write_secret(directory / "xrdhttp-key", key)
+
+
+def _disk_addresses(disks: Sequence[DiskNode]) -> list[str]:
+    alive = [f"{node.server}={node.address}:{node.port}" for node in disks]
+    return [*alive, *(f"{server}={NOBODY_LISTENS}" for server in DEAD_SERVERS)]
 
 
 def _write_secret(path: Path, secret: str) -> None:
