@@ -36,11 +36,6 @@ class FaultyProxy:
     def is_deaf(self) -> bool:
         return not self._hearing.is_set()
 
-    @property
-    def connections(self) -> int:
-        """So many are open now."""
-        return len(self._connections)
-
     async def start(self) -> None:
         """Listen, on the same port again after a stop."""
         if self._listening is None:

@@ -20,7 +20,6 @@ from dome_bridge.dpm.source import (
     parse_version,
 )
 from dome_bridge.errors import PrivilegeError, SchemaError, SourceError
-from sandbox.proxy import FaultyProxy
 from sandbox.servers import MariaServer, free_port
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.source import dpm_config
@@ -232,21 +231,6 @@ async def test_cancellation_inside_a_statement_closes_the_connection(source: Sou
         async with asyncio.timeout(0.1):
             await source.fetch("SELECT SLEEP(30)")
     assert source.is_closed
-
-
-async def test_cancellation_while_connecting_leaves_no_open_socket(dpm_site: DpmSite) -> None:
-    async with FaultyProxy(dpm_site.host, dpm_site.port) as proxy:
-        proxy.go_deaf()
-        config = dpm_config(dpm_site, host=proxy.host, port=proxy.port, unix_socket="")
-        connecting = asyncio.create_task(Source.connect(config))
-        await asyncio.sleep(0.1)
-        connecting.cancel()
-        assert proxy.connections == 1
-        with pytest.raises(asyncio.CancelledError):
-            await connecting
-        async with asyncio.timeout(5):
-            while proxy.connections:
-                await asyncio.sleep(0.01)
 
 
 async def test_cancellation_while_queueing_leaves_the_connection_open(source: Source) -> None:

@@ -416,7 +416,7 @@ _DECODERS: dict[int, Any] = {
 
 
 async def _open(dpm: DpmConfig, user: str, password: str) -> Any:
-    connection = aiomysql.Connection(
+    return await aiomysql.connect(
         host=dpm.host,
         port=dpm.port,
         unix_socket=dpm.unix_socket or None,
@@ -429,13 +429,6 @@ async def _open(dpm: DpmConfig, user: str, password: str) -> Any:
         autocommit=True,
         program_name="dome-bridge",
     )
-    try:
-        await connection._connect()
-    except asyncio.CancelledError:
-        # aiomysql.connect would leave the socket open, and nobody to close it
-        connection.close()
-        raise
-    return connection
 
 
 def _account(dpm: DpmConfig, admin: bool) -> tuple[str, str]:
