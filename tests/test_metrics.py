@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dome_bridge import __version__, metrics
 from dome_bridge.chimera.state import Phase
+from dome_bridge.dome_api.cluster import Activity, Cluster, FileSystem
 from dome_bridge.exporter.mirror import Applied
 from dome_bridge.metrics import REQUEST_BUCKETS, ApiMetrics, Metrics, Registered, described
 
@@ -36,6 +37,18 @@ CONTRACT = (
     "cutover_step_duration_seconds",
     "dome_requests_total",
     "dome_request_duration_seconds",
+    "disk_up",
+    "fs_free_bytes",
+)
+
+
+CLUSTER = Cluster(
+    filesystems=(
+        FileSystem("p", "d1", "/a", activity=Activity.ONLINE, free=7, physical=9),
+        FileSystem("p", "d1", "/b", activity=Activity.ONLINE, free=8, physical=9),
+        FileSystem("p", "d2", "/a", activity=Activity.BROKEN, free=3, physical=9),
+        FileSystem("p", "d3", "/a"),
+    )
 )
 
 
@@ -248,9 +261,24 @@ def test_scrape_gives_what_the_reference_names_and_nothing_else(mirror: Metrics)
 
 def test_scrape_of_the_api_gives_what_the_reference_names_and_nothing_else(api: ApiMetrics) -> None:
     api.answered("dome_create", 200, 0.1)
+    api.cluster_changed(CLUSTER)
     histogram = "dome_bridge_dome_request_duration_seconds"
     parts = {f"{histogram}_{part}" for part in ("bucket", "sum", "count")}
     assert scraped(api) == {each.name for each in api.reference} - {histogram} | parts
+
+
+def test_cluster_shows_what_was_heard_and_forgets_what_is_gone(api: ApiMetrics) -> None:
+    api.cluster_changed(CLUSTER)
+    text = api.exposition().decode()
+    assert 'dome_bridge_disk_up{server="d1"} 1.0' in text
+    assert 'dome_bridge_disk_up{server="d2"} 0.0' in text
+    assert 'dome_bridge_fs_free_bytes{fs="/b",server="d1"} 8.0' in text
+    assert "d3" not in text
+    api.cluster_changed(CLUSTER.reread([], CLUSTER.filesystems[:1]))
+    text = api.exposition().decode()
+    assert 'fs="/a",server="d1"' in text
+    assert "d2" not in text
+    assert "/b" not in text
 
 
 def test_reference_page_has_the_table_of_the_code() -> None:

@@ -260,7 +260,8 @@ async def test_wild_writers_leave_rot(bench: Bench) -> None:
 
 async def test_writer_furnishes_an_empty_catalog(maria: MariaServer, dpm_site: DpmSite) -> None:
     async with open_bench(maria, dpm_site) as bench:
-        report = await bench.writer().run(operations=60, stop=asyncio.Event())
+        writer = bench.writer(weights={op.upload: 1})
+        report = await writer.run(operations=20, stop=asyncio.Event())
         assert report.done["upload"] > 0
         assert await bench.value("SELECT COUNT(*) FROM Cns_file_replica") > 0
 

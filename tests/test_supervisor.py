@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,13 @@ while True:
     tell("WATCHDOG=1")
     time.sleep(0.1)
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Shorter than pytest's own: the addresses of sockets below must not exceed 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="run-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
