@@ -412,6 +412,21 @@ class TestPoolsAndTokens:
             "UPDATE Cns_file_replica SET status = 'P', ctime = UNIX_TIMESTAMP() - 3600 LIMIT 3",
         )
         assert "abandoned-uploads" not in ids(await quick(config))
+        strict = replace(config, api=replace(config.api, abandoned_upload_hours=1))
+        await execute(dpm_site, "UPDATE Cns_file_replica SET ctime = ctime - 60 WHERE status = 'P' LIMIT 2")
+        assert found(await quick(strict), "abandoned-uploads").count == 2
+
+    async def test_deletions_that_are_ours_and_not_finished_are_counted(
+        self, config: Config, dpm_site: DpmSite
+    ) -> None:
+        await execute(dpm_site, "UPDATE Cns_file_replica SET status = 'D' LIMIT 3")
+        assert "interrupted-deletions" not in ids(await quick(config))
+        await execute(
+            dpm_site,
+            """UPDATE Cns_file_replica SET xattr = '{"dome_bridge.deleting": "unlink,-,1,ab"}'
+               WHERE status = 'D' LIMIT 2""",
+        )
+        assert found(await quick(config), "interrupted-deletions").count == 2
 
 
 async def make_databases(server: MariaServer, site: DpmSite) -> None:

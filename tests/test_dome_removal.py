@@ -360,6 +360,14 @@ async def test_cancelled_additional_upload_changes_no_counter(storage: Storage) 
     assert await storage.unused_space() == space
 
 
+async def test_unlink_takes_off_what_was_added_and_nothing_for_an_unfinished_upload(storage: Storage) -> None:
+    await storage.make("f", DISK1, DISK2, statuses="-P")
+    assert await storage.size() == 100
+    await storage.make("g", DISK1)
+    assert (await storage.unlink("f")).status == 200
+    assert await storage.size() == 100
+
+
 async def test_cancelled_first_upload_leaves_nothing(storage: Storage) -> None:
     [upload] = await storage.make("f", DISK1, size=0, statuses="P", token=TOKEN)
     space = await storage.unused_space()

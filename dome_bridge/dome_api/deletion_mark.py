@@ -19,7 +19,7 @@ from dome_bridge.dome_api.wire import Tree
 from dome_bridge.dpm import xattr
 from dome_bridge.dpm.xattr import XattrError
 
-MARK = "dome_bridge.deleting"
+MARK = xattr.DELETION_MARK
 """The key of the mark in a replica's xattr; clients cannot set it."""
 
 BEING_DELETED = "D"
@@ -95,8 +95,8 @@ class Doomed:
 
     @property
     def counts_in_directories(self) -> bool:
-        """An upload's size is added when it is done; DOME's unlink does not look."""
-        return self.mark.deletion is Deletion.UNLINK or self.mark.status != BEING_POPULATED
+        """An upload's size is added when it is done. DOME's unlink does not look, so its sizes drift."""
+        return self.mark.status != BEING_POPULATED
 
     @property
     def token(self) -> str:

@@ -18,6 +18,9 @@ from dome_bridge.errors import BridgeError
 
 Json: TypeAlias = "bool | int | float | Decimal | str | Sequence[Json] | Mapping[str, Json] | None"
 
+DELETION_MARK = "dome_bridge.deleting"
+"""Key in the attributes of a replica whose deletion the DOME API has begun."""
+
 _SHORT_ESCAPES = {
     '"': '\\"',
     "\\": "\\\\",

@@ -29,6 +29,7 @@ from dome_bridge.dpm.grants import (
     read_grants,
 )
 from dome_bridge.dpm.source import AccessError, Source
+from dome_bridge.dpm.xattr import DELETION_MARK
 from dome_bridge.errors import PrivilegeError, StateError
 from dome_bridge.exporter import capture, fence, forecast, pool_plan, triggers
 from dome_bridge.exporter.capture import CaptureStatus
@@ -71,7 +72,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         **pool_plan.CHECKS,
         "quotatoken-path": "a quotatoken's path leads to no directory",
         "quotatoken-depth": "a quotatoken lies where DPM keeps no directory sizes",
-        "abandoned-uploads": "uploads began more than a day ago and never ended",
+        "abandoned-uploads": "uploads began long ago (api.abandoned_upload_hours) and never ended",
+        "interrupted-deletions": "the DOME API has begun deletions that are not finished",
         "quarantine-REASON": "entries or facts that would be left out, for each reason of quarantine.md",
     }
 )
@@ -82,8 +84,6 @@ BYTES_PER_ENTRY = 1_000
 SIZED_DEPTHS = range(2, 7)
 """Depths of directories whose sizes DOME keeps (dmlite, `addFilesizeToDirs`)."""
 
-UPLOAD_SECONDS = 24 * 60 * 60
-
 _SIZES = """
 SELECT TABLE_NAME, TABLE_ROWS, DATA_LENGTH + INDEX_LENGTH FROM information_schema.TABLES
 WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN ('Cns_file_metadata', 'Cns_file_replica', 'Cns_symlinks')"""
@@ -93,6 +93,7 @@ WHERE trx_mysql_thread_id <> CONNECTION_ID() AND TIMESTAMPDIFF(SECOND, trx_start
 _ABANDONED = """
 SELECT COUNT(*) FROM {cns}.Cns_file_replica
 WHERE status = 'P' AND ctime < UNIX_TIMESTAMP() - %s"""
+_INTERRUPTED = "SELECT COUNT(*) FROM {cns}.Cns_file_replica WHERE status = 'D' AND LOCATE(%s, xattr) > 0"
 _CHILD = "SELECT fileid, filemode FROM {cns}.Cns_file_metadata WHERE parent_fileid = %s AND name = %s"
 _ACCOUNTS_VISIBLE = "SELECT 1 FROM mysql.user LIMIT 1"
 
@@ -494,13 +495,28 @@ async def _child(look: _Look, parent: int, name: bytes) -> tuple[int, int] | Non
 
 
 async def _uploads(look: _Look) -> _Findings:
-    count = await look.source.fetchval(_ABANDONED.format(cns=look.source.cns), (UPLOAD_SECONDS,))
+    hours = look.databases.config.api.abandoned_upload_hours
+    count = await look.source.fetchval(_ABANDONED.format(cns=look.source.cns), (hours * 3600,))
     if count:
         yield Finding(
             "abandoned-uploads",
             Severity.WARNING,
-            f"{count} replicas are being written for more than a day: abandoned uploads",
+            f"{count} replicas are being written for more than {hours} hours: abandoned uploads",
             "delete these files with dmlite-shell; they are left out otherwise",
+            int(count),
+        )
+
+
+async def _deletions(look: _Look) -> _Findings:
+    if not look.databases.layout.has_replica_xattr:
+        return
+    count = await look.source.fetchval(_INTERRUPTED.format(cns=look.source.cns), (DELETION_MARK.encode(),))
+    if count:
+        yield Finding(
+            "interrupted-deletions",
+            Severity.WARNING,
+            f"{count} replicas are marked by the DOME API as being deleted",
+            "let `dome-bridge run` finish them; the log names the disk servers that do not answer or refuse",
             int(count),
         )
 
@@ -553,6 +569,7 @@ _LOOKS: tuple[Callable[[_Look], _Findings], ...] = (
     _pools,
     _quotatokens,
     _uploads,
+    _deletions,
 )
 
 
