@@ -142,7 +142,10 @@ def test_argument_of_a_type_that_no_body_has_is_refused() -> None:
         ),
         ([("remoteclientdn", ""), ("remoteclientgroups", "")], RemoteUser()),
         ([("remoteclienthost", " 192.0.2.1 "), ("remoteclientaddr", "192.0.2.2")], ("", "192.0.2.1", ())),
-        ([("remoteclientgroups", "a,,b ")], ("", "", ("a", "", "b"))),
+        ([("remoteclientdn", "\u3000")], ("\u3000", "", ())),
+        ([("remoteclientdn", "/CN=a\u2003")], ("/CN=a\u2003", "", ())),
+        ([("remoteclientgroups", ",")], ("", "", ())),
+        ([("remoteclientgroups", "a,,b ")], ("", "", ("a", "b"))),
     ],
 )
 def test_remote_user_is_taken_from_the_headers(

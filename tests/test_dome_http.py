@@ -18,8 +18,15 @@ import pytest
 
 from dome_bridge.config import ApiConfig, Config, ListenConfig
 from dome_bridge.dome_api import application
+from dome_bridge.dome_api.application import Application
 from dome_bridge.dome_api.cluster import Cluster
+from dome_bridge.dome_api.command import Commands
+from dome_bridge.dome_api.disk_client import DiskClient
+from dome_bridge.dome_api.head import Call, Head
+from dome_bridge.dome_api.listeners import Listeners
 from dome_bridge.dome_api.service import ApiService
+from dome_bridge.dome_api.wire import Answer as Answered
+from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.schema import read_layout
 from dome_bridge.errors import ConfigError
 from dome_bridge.exporter.fence import lift_fence, raise_fence
@@ -362,17 +369,28 @@ async def test_fenced_write_is_told_to_come_again_while_reads_go_on(
     client: HttpConnection, config: Config
 ) -> None:
     making = raw("POST", "/x/dome_makedir", b'{"path": "/dpm/test/home/fenced", "mode": "493"}')
+    strangers = [
+        raw("GET", STAT, b'{"lfn": "/dpm/test"}', headers=("remoteclientdn: /CN=never seen",)),
+        raw(
+            "GET",
+            STAT,
+            b'{"lfn": "/dpm/test"}',
+            headers=(f"remoteclientdn: {USER}", "remoteclientgroups: new"),
+        ),
+    ]
     async with admin_source(config) as source:
         await raise_fence(source, await read_layout(source))
         try:
             fenced = await client.exchange(making)
             read = await client.exchange(asking("/dpm"))
+            unknown = [await client.exchange(request) for request in strangers]
         finally:
             await lift_fence(source)
     assert fenced.status == 503
     assert int(fenced.headers["retry-after"]) > 0
     assert "read-only" in fenced.body.decode()
     assert read.status == 200
+    assert [answer.status for answer in unknown] == [200, 200]
     assert (await client.exchange(making)).status == 200
 
 
@@ -405,6 +423,30 @@ async def test_request_that_takes_too_long_is_given_up(config: Config, seen: See
             assert (await client.exchange(asking("/dpm"))).status == 503
             await proxy.heal()
             assert (await client.exchange(asking("/dpm"))).status == 200
+
+
+async def test_client_that_does_not_take_its_answer_is_dropped(config: Config, seen: Seen) -> None:
+    commands = Commands()
+
+    @commands.get("dome_much")
+    async def much(call: Call) -> Answered:
+        return Answered(200, b"x" * 64 * 1024 * 1024)
+
+    config = replace(config, api=replace(config.api, request_seconds=0.3))
+    disks = DiskClient(config.disk, secret="", dn="", host="")
+    pool = ConnectionPool(config.dpm, 1)
+    app = Application(Head.over(config, pool, disks, seen, hosts=("head",)), commands, seen)
+    listeners = Listeners(
+        config.api.listen, config.api.proxied, app.respond, keepalive_seconds=5, stop_seconds=1
+    )
+    await listeners.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", listeners.ports[0], limit=1024)
+    writer.write(raw("GET", "/x/dome_much"))
+    await asyncio.sleep(0.6)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await reader.readexactly(64 * 1024 * 1024)
+    writer.close()
+    await listeners.stop()
 
 
 async def test_running_request_is_finished_before_the_end(
@@ -447,3 +489,20 @@ async def test_port_in_use_is_told_with_the_key(config: Config, service: ApiServ
 
 def test_answer_type_is_used() -> None:
     assert Answer(200).framing_faults() == ["no content-length"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "status"),
+    [
+        ("GET", "dome_statpfn", 500),
+        ("POST", "dome_pfnrm", 500),
+        ("POST", "dome_dochksum", 500),
+        ("POST", "dome_pull", 500),
+        ("POST", "dome_makespace", 400),
+    ],
+)
+async def test_command_of_disk_servers_is_refused_by_name(
+    client: HttpConnection, method: str, name: str, status: int
+) -> None:
+    answer = await client.exchange(raw(method, f"/x/{name}", b'{"pfn": "/srv/f"}'))
+    assert (answer.status, answer.body.decode()) == (status, f"{name} only available on disk nodes.")

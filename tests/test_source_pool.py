@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import pymysql
 import pytest
 from pymysql.constants import ER
 
@@ -14,6 +15,7 @@ from dome_bridge.dpm.source import ConnectionLostError, Source, StatementError
 from dome_bridge.errors import StateError
 from sandbox.proxy import FaultyProxy
 from sandbox.servers import MariaServer
+from tests.fixtures.command import until
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.source import dpm_config
 
@@ -22,7 +24,7 @@ USERS = "Cns_userinfo"
 
 @pytest.fixture
 async def pool(dpm_site: DpmSite) -> AsyncIterator[ConnectionPool]:
-    made = ConnectionPool(dpm_config(dpm_site), 3)
+    made = ConnectionPool(dpm_config(dpm_site), 4)
     yield made
     await made.close()
 
@@ -54,8 +56,8 @@ async def test_work_beyond_the_size_waits_for_a_connection(pool: ConnectionPool)
         await source.fetchval("SELECT SLEEP(0.02)")
         in_use -= 1
 
-    await asyncio.gather(*(pool.read(work) for _ in range(9)))
-    assert most == 3
+    await asyncio.gather(*(pool.read(work) for _ in range(12)))
+    assert most == 4
 
 
 async def test_connection_killed_while_idle_is_replaced(pool: ConnectionPool, maria: MariaServer) -> None:
@@ -132,6 +134,54 @@ async def test_transaction_that_keeps_losing_fails_with_its_own_error(dpm_site: 
     await pool.close()
     assert len(pauses) > 5
     assert sum(pauses) < 2
+
+
+async def test_reading_goes_on_while_all_transactions_wait(pool: ConnectionPool, maria: MariaServer) -> None:
+    release = asyncio.Event()
+    waiting = 0
+
+    async def work(source: Source) -> None:
+        nonlocal waiting
+        waiting += 1
+        await release.wait()
+
+    pool = ConnectionPool(pool._dpm, 4)
+    writers = [asyncio.create_task(pool.transact(work)) for _ in range(12)]
+    await until(lambda: waiting == 3, 5, "all that may have begun")
+    assert await asyncio.wait_for(pool.read(count), 5) == 0
+    assert waiting == 3
+    release.set()
+    await asyncio.gather(*writers)
+    await pool.close()
+
+
+async def test_row_that_changed_since_the_first_read_can_be_locked_on_new_servers(
+    pool: ConnectionPool, maria: MariaServer
+) -> None:
+    """MariaDB 11.6.2 and later refuse that unless they are told otherwise."""
+    await pool.transact(lambda source: source.execute(adding("a")))
+    changed = False
+
+    async def work(source: Source) -> None:
+        nonlocal changed
+        await count(source)
+        if not changed:
+            await pool.read(lambda other: other.execute(f"UPDATE {USERS} SET userid = 8"))
+            changed = True
+        await source.fetch(f"SELECT * FROM {USERS} WHERE username = 'a' FOR UPDATE")
+        await source.execute(f"UPDATE {USERS} SET userid = userid + 1")
+
+    try:
+        await maria.execute("SET GLOBAL innodb_snapshot_isolation = 1")
+    except pymysql.err.OperationalError as exc:
+        pytest.skip(f"this server has no such switch: {exc}")
+    try:
+        fresh = ConnectionPool(pool._dpm, 2)
+        await fresh.transact(work)
+        await fresh.close()
+    finally:
+        await maria.execute("SET GLOBAL innodb_snapshot_isolation = 0")
+    assert await pool.read(lambda source: source.fetch(f"SELECT userid FROM {USERS}")) == [(9,)]
 
 
 async def test_transaction_cut_before_its_commit_is_done_again(

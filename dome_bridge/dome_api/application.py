@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
+from pymysql.constants import ER
 
 from dome_bridge.dome_api.command import Access, Commands
 from dome_bridge.dome_api.head import Call, Head
@@ -40,6 +41,8 @@ SERVER = "dome-bridge"
 
 UNKNOWN = "unknown"
 """The label of a command that does not exist: a client must not be able to make metrics."""
+
+_BUSY = frozenset({ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, ER.CHECKREAD})
 
 _PATH_KEYS = ("lfn", "path", "oldpath", "link", "rfn", "pfn", "username", "groupname", "poolname")
 
@@ -84,7 +87,20 @@ class Application:
         seconds = self._clock() - began
         self._observer.answered(outcome.command, outcome.answer.status, seconds)
         _log(outcome, seconds)
-        return _response(outcome.answer)
+        response = _response(outcome.answer)
+        await self._send(request, response)
+        return response
+
+    async def _send(self, request: web.BaseRequest, response: web.Response) -> None:
+        """A client that does not take its answer must not keep it here for ever."""
+        try:
+            async with asyncio.timeout(self._head.config.api.request_seconds):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            logger.info("answer not taken address=%s", request.remote)
+            if request.transport is not None:
+                request.transport.abort()
 
     async def _outcome(self, request: web.BaseRequest, identify: Identify) -> _Outcome:
         peer, user, path = Peer(address=request.remote or ""), RemoteUser(), ""
@@ -167,6 +183,9 @@ def _answer_for(exc: Exception, command: str) -> Answer:
             return Answer.text(exc.text, exc.status)
         case StatementError() if is_fenced(exc):
             return Answer.text("the catalog is read-only while this site moves to dCache: try again", 503)
+        case StatementError() if exc.number in _BUSY:
+            logger.warning("database busy command=%s error=%s", _quoted(command), exc)
+            return Answer.text("others hold what the command needs to change: try again", 503)
         case ConnectionLostError():
             logger.warning("database lost command=%s error=%s", _quoted(command), exc)
             return Answer.text(LOST_REASON, 503)

@@ -23,6 +23,7 @@ from dome_bridge.dome_api.gridmap import GridMap, group_of_fqan
 from dome_bridge.dome_api.permissions import ROOT, Subject
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.sql import sql
+from dome_bridge.dpm.fenced import is_fenced
 from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.source import Row, Source, StatementError
 from dome_bridge.errors import ApiError
@@ -30,6 +31,10 @@ from dome_bridge.errors import ApiError
 ROOT_NAME = "root"
 
 MAX_NAME_BYTES = 255
+
+NOBODY = -1
+"""A number that no entry has: ids in the catalog are not negative."""
+
 SHOWN_CHARACTERS = 100
 MAX_ID = 2**31 - 1
 MOST_GROUPS = 1024
@@ -131,14 +136,33 @@ class People:
         self.users = Register(Kind.USER, database, self._forget)
         self.groups = Register(Kind.GROUP, database, self._forget)
 
-    async def subject(self, user: RemoteUser) -> Subject:
-        """On whose behalf a command runs. Raises IdentityError for somebody who may not act at all."""
+    async def subject(self, user: RemoteUser, *, is_reading: bool = False) -> Subject:
+        """On whose behalf a command runs. Raises IdentityError for somebody who may not act at all.
+
+        is_reading: behind the fence, where nobody gets a number any more, who has none is let through
+        as one to whom nothing belongs.
+        """
         if not user.dn:
             return ROOT
-        person, groups = await self._identify(user.dn, user.groups)
-        if person.banned:
-            raise IdentityError(f"user {shown(person.name)} is banned ({person.banned})")
-        return Subject(person.id, tuple(group.id for group in groups if not group.banned), person.name)
+        try:
+            found = await self._identify(user.dn, user.groups)
+        except StatementError as exc:
+            if not (is_reading and is_fenced(exc)):
+                raise
+            found = await self._as_far_as_known(user)
+        if found.user.banned:
+            raise IdentityError(f"user {shown(found.user.name)} is banned ({found.user.banned})")
+        gids = tuple(group.id for group in found.groups if not group.banned)
+        return Subject(found.user.id, gids, found.user.name)
+
+    async def _as_far_as_known(self, user: RemoteUser) -> IdMap:
+        key = Key(Kind.USER, user.dn)
+        groups = [Key(Kind.GROUP, name) for name in dict.fromkeys(user.groups)]
+        found = await self._database.read(lambda source: _read(source, [key, *groups]))
+        person = found.get(key, Person(user.dn, NOBODY, 0, ""))
+        return IdMap(
+            person, tuple(found[each] for each in groups if each in found and found[each].has_number)
+        )
 
     async def idmap(self, username: str, groupnames: Sequence[str] | None) -> IdMap:
         """groupnames: FQANs; without any, those that the grid-mapfile has. Raises IdentityError."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dome_bridge.dome_api.wire import Parameters
 
-_UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def is_plain(value: str) -> bool:
@@ -37,13 +37,16 @@ class RemoteUser:
 
     @classmethod
     def from_headers(cls, headers: Iterable[tuple[str, str]]) -> RemoteUser:
-        """Of a header that comes twice the last counts, as in XrdHttp."""
-        found = {name.lower(): value.strip() for name, value in headers}
+        """Of a header that comes twice the last counts, as in XrdHttp; groups without a name are none.
+
+        Only HTTP's own blanks are cut off: any other is part of a name, and a name of its own.
+        """
+        found = {name.lower(): value.strip(" \t") for name, value in headers}
         groups = found.get("remoteclientgroups", "")
         return cls(
             dn=found.get("remoteclientdn", ""),
             host=found.get("remoteclienthost", ""),
-            groups=tuple(groups.split(",")) if groups else (),
+            groups=tuple(filter(None, groups.split(","))),
         )
 
 

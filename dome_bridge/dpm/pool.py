@@ -29,6 +29,11 @@ ATTEMPTS = 12
 """Of a transaction that keeps losing deadlocks; with the pauses below less than a second in all."""
 
 LOCK_WAIT_SECONDS = 10
+
+READERS_SHARE = 4
+"""One connection of so many is never for transactions: those may wait for locks while others only read."""
+
+_DEFEATED = frozenset({ER.LOCK_DEADLOCK, ER.CHECKREAD})
 PAUSE_SECONDS = 0.01
 
 
@@ -38,6 +43,7 @@ class ConnectionPool:
     def __init__(self, dpm: DpmConfig, size: int, *, sleep: Sleep = asyncio.sleep) -> None:
         self._dpm = dpm
         self._free = asyncio.Semaphore(size)
+        self._writing = asyncio.Semaphore(max(1, size - size // READERS_SHARE))
         self._idle: list[Source] = []
         self._sleep = sleep
         self._closed = False
@@ -66,9 +72,10 @@ class ConnectionPool:
     async def transact(self, work: Work[T]) -> T:
         """What `work` returns, committed; rolled back if it raises.
 
-        A transaction that lost a deadlock, or its connection before the commit was sent, is done
-        again from its beginning. ConnectionLostError from the commit itself means that nobody
-        knows whether it took place.
+        Transactions never take all connections, so that reading goes on while they wait. One that
+        lost a deadlock, or its connection before the commit was sent, is done again from its
+        beginning. ConnectionLostError from the commit itself means that nobody knows whether it took
+        place.
         """
         for attempt in range(1, ATTEMPTS):
             try:
@@ -84,7 +91,7 @@ class ConnectionPool:
             raise exc.cause from exc.cause.__cause__
 
     async def _transact_once(self, work: Work[T]) -> T:
-        async with self.connection() as source:
+        async with self._writing, self.connection() as source:
             try:
                 await source.execute("START TRANSACTION")
                 result = await work(source)
@@ -92,7 +99,7 @@ class ConnectionPool:
                 await source.roll_back()
                 if is_lost(exc):
                     self._forget_idle()
-                if is_lost(exc) or (isinstance(exc, StatementError) and exc.number == ER.LOCK_DEADLOCK):
+                if is_lost(exc) or (isinstance(exc, StatementError) and exc.number in _DEFEATED):
                     raise _RolledBackError(exc) from exc
                 raise
             except BaseException:

@@ -90,6 +90,8 @@ _SESSION_WHERE_KNOWN = (
     "SET SESSION sql_big_selects = 1",
     "SET SESSION max_statement_time = 0",  # MariaDB: a site's own limit would cut a long range read
     "SET SESSION max_execution_time = 0",  # MySQL's name of the same
+    # MariaDB 11.6 and later refuse to lock a row that changed since the transaction's first read
+    "SET SESSION innodb_snapshot_isolation = 0",
 )
 
 
