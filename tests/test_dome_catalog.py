@@ -289,3 +289,21 @@ def test_named_user_gets_what_the_mask_leaves() -> None:
     assert may(BOB, file, READ | EXECUTE)
     assert not may(BOB, file, WRITE)
     assert not may(replace(BOB, uid=103, gids=(7,)), file, READ)
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "wanted", "allowed"),
+    [
+        (b"A70,B7102,C50,F50", BOB, READ | WRITE, True),
+        (b"A70,B4102,C50,F50", BOB, WRITE, False),
+        (b"A70,C70,D7102,F00", replace(BOB, uid=103, gids=(101,)), WRITE, True),
+        (b"A70,C40,D7102,F00", replace(BOB, uid=103, gids=(101, 102)), WRITE, False),
+        (b"A70,C50,D7102,F00", replace(BOB, uid=103, gids=(102,)), WRITE, True),
+        (b"A70,C50,F50,a70,c50", BOB, READ, True),
+        (b"a70,c00,f00", BOB, READ, True),
+    ],
+)
+def test_acl_that_is_not_valid_is_evaluated_as_dpm_does(
+    text: bytes, subject: Subject, wanted: int, allowed: bool
+) -> None:
+    assert may(subject, entry(0o100644, acl_text=text), wanted) is allowed

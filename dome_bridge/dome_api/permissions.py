@@ -49,10 +49,11 @@ def may(subject: Subject, entry: Entry, wanted: int) -> bool:
     if subject.is_root:
         return True
     try:
-        granted_by = None if subject.uid == entry.uid else entry.acl
+        entries = acl.parse_entries(entry.acl_text) if entry.acl_text and subject.uid != entry.uid else ()
     except AclError as exc:
         raise ApiError(403, f"permission denied on fileid {entry.fileid}: {exc}") from exc
-    return acl.allowed(granted_by, entry.mode, entry.uid, entry.gid, subject.uid, subject.gids, wanted)
+    granted = acl.granted_by(entries, entry.mode, entry.uid, entry.gid, subject.uid, subject.gids)
+    return wanted & ~granted == 0
 
 
 def may_traverse(subject: Subject, ancestors: Iterable[Entry]) -> bool:

@@ -12,7 +12,7 @@ import enum
 import re
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -111,7 +111,15 @@ def parse(text: bytes) -> Acl:
 
     Entries may come in any order; an empty column means "no ACL" and is not for this function.
     """
-    return Acl(tuple(_parse_entry(item, text) for item in text.split(b",")))
+    return Acl(parse_entries(text))
+
+
+def parse_entries(text: bytes) -> tuple[AclEntry, ...]:
+    """The entries as they stand, whether they make a valid ACL or not: DPM evaluates both.
+
+    Raises AclError for what is no entry.
+    """
+    return tuple(_parse_entry(item, text) for item in text.split(b","))
 
 
 def format(acl: Acl) -> bytes:
@@ -120,32 +128,37 @@ def format(acl: Acl) -> bytes:
 
 
 def granted(acl: Acl | None, mode: int, owner: int, group: int, uid: int, gids: Collection[int]) -> int:
+    """The rights that DPM grants on an entry; see `granted_by`."""
+    return granted_by(acl.entries if acl else (), mode, owner, group, uid, gids)
+
+
+def granted_by(
+    entries: Sequence[AclEntry], mode: int, owner: int, group: int, uid: int, gids: Collection[int]
+) -> int:
     """The rights that DPM grants on an entry, as dmlite's `checkPermissions` decides.
 
-    `gids` are the user's groups without the banned ones. The owner's rights and those of
-    "other" are the mode's even with an ACL, and the owning group is the entry's own, whatever
-    ids the ACL's `A` and `C` carry.
+    entries: of its ACL, which need not be valid; none: it has no ACL. `gids` are the user's groups
+    without the banned ones. The owner's rights and those of "other" are the mode's even with an ACL,
+    and the owning group is the entry's own, whatever ids the ACL's `A` and `C` carry.
     """
     if uid == 0:
         return ALL_RIGHTS
     if uid == owner:
         return mode >> 6 & ALL_RIGHTS
-    if acl is None:
+    access = [entry for entry in entries if not entry.default]
+    if not access:
         return (mode >> 3 if group in gids else mode) & ALL_RIGHTS
-    rights = acl.rights()
-    if uid in rights.users:
-        return rights.users[uid]
-    matched = [perm for gid, perm in rights.groups.items() if gid in gids]
+    mask = next((entry.perm for entry in access if entry.tag is Tag.MASK), None)
+    for entry in access:
+        if entry.tag is Tag.USER and entry.id == uid:
+            return entry.perm & (ALL_RIGHTS if mask is None else mask)
+    owning = next((entry.perm for entry in access if entry.tag is Tag.OWNING_GROUP), mode >> 3 & ALL_RIGHTS)
+    if mask is None and group in gids:
+        return owning
+    matched = [entry.perm for entry in access if entry.tag is Tag.GROUP and entry.id in gids]
     if group in gids:
-        matched.append(rights.group)
-    return _union(matched) if matched else mode & ALL_RIGHTS
-
-
-def allowed(
-    acl: Acl | None, mode: int, owner: int, group: int, uid: int, gids: Collection[int], wanted: int
-) -> bool:
-    """True when DPM grants all the `wanted` rights; see `granted`."""
-    return wanted & ~granted(acl, mode, owner, group, uid, gids) == 0
+        matched.append(owning)
+    return _union(matched) & (ALL_RIGHTS if mask is None else mask) if matched else mode & ALL_RIGHTS
 
 
 def inherit(parent: Acl | None, mode: int, owner: int, group: int) -> Inherited:
