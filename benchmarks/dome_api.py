@@ -3,7 +3,8 @@
 `dome-bridge run --only api` serves a made-up site in a process of its own; this process plays the
 clients, each with a keep-alive connection, one request at a time, as davix does. Beside each line
 stands the cheapest round trip of the same connections (an unknown command), so that the machine and
-this client can be told from the commands.
+this client can be told from the commands. The disk server lives in this process; it is there to be online,
+and removes the files of uploads after they have been measured: no data are moved.
 
     .venv/bin/python -m benchmarks.dome_api --seconds 3
 """
@@ -15,26 +16,36 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import uvloop
 
 from sandbox.bulk import connected
 from sandbox.catalog import create_schemas, make_site
+from sandbox.disk_node import DiskNode
 from sandbox.servers import MariaServer, free_port
 from sandbox.site import SiteOptions
 
 CNS, DPM = "cns_db", "dpm_db"
 FRONTEND = "/DC=org/DC=example/CN=frontend.example.org"
 USER = "/DC=org/DC=example/CN=Bench User"
+NOBODY = ""
+"""As an administrator's tools call."""
+
+SERVER, FS, POOL = "bench-disk.example.org", "/srv/bench", "bench"
+MIB, TIB = 2**20, 2**40
 HOME = "/dpm/example.org/home/bench"
+STORED = f"{HOME}/writes/stored"
+"""The one file that has a replica which can be read."""
+
 SIZES = (1, 100, 10_000)
 FIRST_FILEID = 900_000_000
 START_SECONDS = 30.0
@@ -55,6 +66,8 @@ host_names = ["head.example.org"]
 gridmap_file = "{directory}/mapfile"
 [[api.listen]]
 port = {api_port}
+[disk]
+addresses = ["{server}=127.0.0.1:{disk_port}"]
 [auth]
 authorize_dn = ["{frontend}"]
 [monitoring]
@@ -63,19 +76,29 @@ port = {monitoring_port}
 
 
 class Asked(NamedTuple):
-    """One request: verb, command, parameters."""
+    """One request: verb, command, parameters. is_last: what it belongs to is complete with it."""
 
     method: str
     command: str
     parameters: dict[str, str]
+    is_last: bool = True
+
+
+Requests: TypeAlias = Generator[Asked, str, None]
+"""Without end; is sent the answer to each."""
+
+
+def nothing() -> Iterator[Asked]:
+    return iter(())
 
 
 @dataclass(frozen=True)
 class Case:
-    """requests: an endless stream for each client, by its number."""
+    """requests: of each client, by its number. cleaning: what is to be asked when all have ended."""
 
     name: str
-    requests: Callable[[int], Iterator[Asked]]
+    requests: Callable[[int], Requests]
+    cleaning: Callable[[], Iterator[Asked]] = nothing
 
 
 @dataclass(frozen=True)
@@ -101,32 +124,68 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def ask(self, asked: Asked, *, expected: int = 200) -> None:
+    async def ask(self, asked: Asked, *, user: str = USER, expected: int = 200) -> str:
+        """The text of the answer. Raises RuntimeError for any other status."""
         body = json.dumps(asked.parameters).encode()
         head = (
             f"{asked.method} /domehead/command/{asked.command} HTTP/1.1\r\nHost: head\r\n"
             f"x-ssl-client-verify: SUCCESS\r\nx-ssl-client-s-dn: {FRONTEND}\r\n"
-            f"remoteclientdn: {USER}\r\nremoteclientgroups: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"remoteclientdn: {user}\r\nremoteclientgroups: bench\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self._writer.write(head.encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        text = await self._reader.readexactly(length)
+        text = (await self._reader.readexactly(length)).decode()
         status = int(answer[9:12])
         if status != expected:
-            raise RuntimeError(f"{asked}: {status} {text.decode()}")
+            raise RuntimeError(f"{asked}: {status} {text}")
+        return text
 
 
-def repeated(asked: Asked) -> Callable[[int], Iterator[Asked]]:
-    return lambda client: itertools.repeat(asked)
+def repeated(asked: Asked) -> Callable[[int], Requests]:
+    def requests(client: int) -> Requests:
+        while True:
+            yield asked
+
+    return requests
 
 
-def created_and_unlinked(client: int) -> Iterator[Asked]:
+def created_and_unlinked(client: int) -> Requests:
     """Both in turn, each client in the same directory under names of its own."""
     for number in itertools.count():
         path = f"{HOME}/writes/c{client}.{number}"
-        yield Asked("POST", "dome_create", {"path": path, "mode": "436"})
+        yield Asked("POST", "dome_create", {"path": path, "mode": "436"}, is_last=False)
         yield Asked("POST", "dome_unlink", {"lfn": path})
+
+
+class Uploads:
+    """Complete uploads without data: all into one directory, charged to one quotatoken."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def requests(self, client: int) -> Requests:
+        for number in itertools.count():
+            path = f"{HOME}/writes/u{client}.{number}"
+            self._paths.append(path)
+            yield from uploaded(path)
+
+    def cleaning(self) -> Iterator[Asked]:
+        while self._paths:
+            yield Asked("POST", "dome_unlink", {"lfn": self._paths.pop()})
+
+
+def uploaded(path: str) -> Requests:
+    """The place is asked for, and reported to have the file now."""
+    place = json.loads((yield Asked("POST", "dome_put", {"lfn": path}, is_last=False)))
+    done = {
+        "server": place["host"],
+        "pfn": place["pfn"],
+        "size": "1000",
+        "checksumtype": "checksum.adler32",
+        "checksumvalue": "0a1b2c3d",
+    }
+    yield Asked("POST", "dome_putdone", done)
 
 
 def cases() -> list[Case]:
@@ -135,10 +194,13 @@ def cases() -> list[Case]:
         Case(f"getdir, {size:,} entries", repeated(Asked("GET", "dome_getdir", {"path": f"{HOME}/d{size}"})))
         for size in SIZES
     ]
+    uploads = Uploads()
     return [
         Case("getstatinfo, path of 6 names", repeated(stat)),
         *listings,
         Case("create, then unlink", created_and_unlinked),
+        Case("put, then putdone", uploads.requests, uploads.cleaning),
+        Case("get", repeated(Asked("GET", "dome_get", {"lfn": STORED}))),
     ]
 
 
@@ -152,22 +214,34 @@ async def measure(case: Case, port: int, clients: int, seconds: float, *, expect
 
     async def play(number: int) -> None:
         end = time.perf_counter() + WARM_UP_SECONDS + seconds
-        for asked in case.requests(number):
+        requests = case.requests(number)
+        asked = next(requests)
+        while True:
             began = time.perf_counter()
-            await connections[number].ask(asked, expected=expected)
+            answer = await connections[number].ask(asked, expected=expected)
             now = time.perf_counter()
             if now - (end - seconds) > 0:
                 latencies.append(now - began)
-            if now > end and asked.command != "dome_create":
+            if now > end and asked.is_last:
                 return
+            asked = requests.send(answer)
 
     began = time.perf_counter() + WARM_UP_SECONDS
     await asyncio.gather(*map(play, range(clients)))
-    return Measured(case.name, clients, time.perf_counter() - began, latencies)
+    measured = Measured(case.name, clients, time.perf_counter() - began, latencies)
+    left = case.cleaning()
+    await asyncio.gather(*(_ask_all(connection, left) for connection in connections))
+    return measured
+
+
+async def _ask_all(connection: Client, requests: Iterator[Asked]) -> None:
+    """requests: may be shared with other connections."""
+    for asked in requests:
+        await connection.ask(asked)
 
 
 async def furnish(maria: MariaServer) -> None:
-    """Directories of the sizes to be listed, and one to write in, for everybody."""
+    """Directories of the sizes to be listed, and one to write in, for everybody; no disk server is left."""
     fileids = itertools.count(FIRST_FILEID)
     async with connected(maria, CNS) as connection, connection.cursor() as cursor:
         await cursor.execute(
@@ -198,11 +272,37 @@ async def furnish(maria: MariaServer) -> None:
             ]
             await cursor.executemany(insert, rows)
         await cursor.execute("UPDATE Cns_unique_id SET id = %s", (next(fileids),))
+        await cursor.execute(f"DELETE FROM {DPM}.dpm_fs")
         await connection.commit()
 
 
+async def set_up_storage(port: int) -> None:
+    """What an administrator does for a new disk server and a new group; and one upload."""
+    client = await _connect(port)
+    fs = {"poolname": POOL, "server": SERVER, "fs": FS}
+    token = {"path": HOME, "poolname": POOL, "quotaspace": str(TIB), "groups": "bench"}
+    for asked in (
+        Asked("POST", "dome_newgroup", {"groupname": "bench"}),
+        Asked("POST", "dome_addpool", {"poolname": POOL, "pool_defsize": str(MIB)}),
+        Asked("POST", "dome_addfstopool", fs),
+        Asked("POST", "dome_setquotatoken", {**token, "description": "bench"}),
+    ):
+        await client.ask(asked, user=NOBODY)
+    upload = uploaded(STORED)
+    place = await client.ask(next(upload))
+    await client.ask(upload.send(place))
+
+
 @asynccontextmanager
-async def api(maria: MariaServer, directory: Path) -> AsyncIterator[int]:
+async def disk_server(directory: Path) -> AsyncIterator[DiskNode]:
+    place = directory / "disk"
+    place.mkdir()
+    async with DiskNode(SERVER, {FS: place}, capacities={FS: TIB}) as disk:
+        yield disk
+
+
+@asynccontextmanager
+async def api(maria: MariaServer, directory: Path, disk: DiskNode) -> AsyncIterator[int]:
     """The API in a process of its own; yields its port."""
     port = free_port()
     (directory / "password").write_text(maria.password)
@@ -216,6 +316,8 @@ async def api(maria: MariaServer, directory: Path) -> AsyncIterator[int]:
             user=maria.user,
             directory=directory,
             api_port=port,
+            server=SERVER,
+            disk_port=disk.port,
             frontend=FRONTEND,
             monitoring_port=free_port(),
         )
@@ -265,18 +367,23 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join((name.strip().ljust(widths[0]), *figures)))
 
 
-async def run(files: int, clients: Sequence[int], seconds: float) -> None:
+async def run(files: int, clients: Sequence[int], seconds: float, only: str) -> None:
     async with MariaServer("--innodb-buffer-pool-size=512M") as maria:
         await create_schemas(maria, CNS, DPM)
         await maria.grant(CNS, DPM)
         await make_site(maria, CNS, DPM, SiteOptions(files=files))
         await furnish(maria)
         rows = [["command", "clients", "requests/s", "p50 ms", "p95 ms", "p99 ms", "bare requests/s"]]
-        async with api(maria, maria.directory) as port:
+        async with disk_server(maria.directory) as disk, api(maria, maria.directory, disk) as port:
+            await set_up_storage(port)
             bare = Case("unknown command", repeated(Asked("GET", "dome_nothing", {})))
             for number in clients:
                 floor = await measure(bare, port, number, seconds, expected=418)
-                rows += [_row(await measure(case, port, number, seconds), floor) for case in cases()]
+                rows += [
+                    _row(await measure(case, port, number, seconds), floor)
+                    for case in cases()
+                    if re.search(only, case.name)
+                ]
     print(f"\nDOME API over a catalog of {files:,} files, {os.cpu_count()} cores for servers and clients\n")
     _print_table(rows)
 
@@ -288,10 +395,11 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=20_000, help="regular files of the made-up site")
     parser.add_argument("--clients", default="1,32", help="numbers of clients at a time, with commas")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
+    parser.add_argument("--only", default="", help="cases in whose names this pattern is found")
     given = parser.parse_args()
     clients = [int(number) for number in given.clients.split(",")]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(given.files, clients, given.seconds))
+        runner.run(run(given.files, clients, given.seconds, given.only))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from dome_bridge.metrics import ApiMetrics, Metrics
 from dome_bridge.monitoring import MonitoringListener, Providers
 from dome_bridge.notify import Notifier
 from dome_bridge.status import EntryCache, Status, quarantined_by_reason, read_status
-from dome_bridge.supervisor import API_REPORT, FAILED, LIFELINE, Command, Part, Supervisor, hold_lifeline
+from dome_bridge.supervisor import API_REPORT, LIFELINE, Command, Part, Supervisor, hold_lifeline, last_words
 
 logger = logging.getLogger(__name__)
 
@@ -326,7 +326,7 @@ async def run_daemon(
     except* BridgeError as group:
         error = group.exceptions[0]
     if isinstance(error, BridgeError):
-        notifier.status(f"{FAILED}{error}")
+        notifier.status(last_words(error))
         if LIFELINE not in environ:
             raise error
         return error.exit_code

@@ -272,6 +272,21 @@ class ApiMetrics(Registered):
             "Free space on a file system, as its disk server has last said it; none before its first answer.",
             ("server", "fs"),
         )
+        self._abandoned = self._gauge(
+            "abandoned_uploads",
+            "Replicas whose upload began more than `[api] abandoned_upload_hours` ago and never ended, "
+            "counted once an hour. NaN before the first count.",
+        )
+        self._interrupted = self._gauge(
+            "interrupted_deletions",
+            "Replicas whose deletion this process could not finish yet, counted with the uploads. "
+            "NaN before the first count.",
+        )
+        self.leftovers_counted(math.nan, math.nan)
+
+    def leftovers_counted(self, uploads: float, deletions: float) -> None:
+        self._abandoned.set(uploads)
+        self._interrupted.set(deletions)
 
     def cluster_changed(self, cluster: Cluster) -> None:
         """What an administrator has removed disappears from the metrics."""

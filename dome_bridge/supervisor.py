@@ -4,6 +4,9 @@ A first copy at full speed must not be felt by a client of the API, nor a burst 
 mirror; so each has a process of its own, and the end of one is no end of the other. A child talks
 to its parent as a service does to systemd: readiness, pings and a line of status, each child on a
 socket of its own. All children hold a pipe that ends with the parent, however it ends.
+
+A database that only one part needs may be away for hours, at the start as well: the other part
+serves meanwhile. Only a wrong setting, which no waiting will mend, ends the start.
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ API_REPORT = "DOME_BRIDGE_API_REPORT"
 """Variable with the path of the socket on which the API's process reports to the mirror's."""
 
 FAILED = "failed: "
-"""What the status of a child begins with when it ends by an error of its own."""
+"""What the status of a child begins with when it ends by a wrong setting."""
+
+HINDERED = "hindered: "
+"""The same when it ends by what may be otherwise at the next attempt: a database is away, say."""
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -44,6 +50,12 @@ WELL_SECONDS = 60.0
 START_SECONDS = 120.0
 """What a child gets to become ready, as in the unit."""
 
+HOPE_SECONDS = 100.0
+"""What they all get until one is ready; systemd would end us a little later, without a word."""
+
+HESITATION_SECONDS = 60.0
+"""How long systemd is not told that one is ready because of another of which nothing is known yet."""
+
 SILENCE_SECONDS = 150.0
 """A child that has not pinged for so long hangs; less if systemd is less patient with us."""
 
@@ -52,8 +64,6 @@ LONGEST_DIRECTORY = 90
 
 WATCH_SECONDS = 0.5
 ORPHAN_SECONDS = 30.0
-
-WRONG_SURROUNDINGS = ConfigError.exit_code
 
 
 class Part(StrEnum):
@@ -73,7 +83,12 @@ Command = Callable[[Part], Sequence[str]]
 class PartError(BridgeError):
     """A part cannot be started: configuration or surroundings are wrong, and it says how."""
 
-    exit_code = WRONG_SURROUNDINGS
+    exit_code = ConfigError.exit_code
+
+
+def last_words(error: BridgeError) -> str:
+    """The status of a part that ends by an error of its own."""
+    return f"{FAILED if isinstance(error, ConfigError) else HINDERED}{error}"
 
 
 class _Channel:
@@ -106,7 +121,7 @@ class Child:
     """A part in a process of its own, started again whenever it ends by itself.
 
     environ: of the process. silence_seconds: how often it must be heard of. changed: is called
-    when `is_ready` or `status` may be different.
+    when `is_ready` or `status` may be different. is_start: whether a wrong setting ends everything.
     """
 
     def __init__(
@@ -119,17 +134,20 @@ class Child:
         lifeline: int,
         silence_seconds: float,
         changed: Callable[[], None],
+        is_start: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.part = part
         self.status = "starting"
+        self.trouble = ""
         self._command = command
         self._environ = environ
         self._channel = channel
         self._lifeline = lifeline
         self._silence_seconds = silence_seconds
         self._changed = changed
+        self._is_start = is_start
         self._clock = clock
         self._sleep = sleep
         self._ending = asyncio.Event()
@@ -149,8 +167,13 @@ class Child:
         """It hangs, and killing it has not helped."""
         return self._overdue() > self._silence_seconds / 2
 
+    @property
+    def has_ended(self) -> bool:
+        """At least once, by itself."""
+        return bool(self.trouble)
+
     async def keep(self) -> None:
-        """Until `end`. Raises PartError if it could not even be started once."""
+        """Until `end`. Raises PartError for a wrong setting at the start."""
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._listen)
         try:
             while not self._ending.is_set():
@@ -163,7 +186,7 @@ class Child:
     async def _live(self) -> int:
         """One life, from start to end; its exit code."""
         self._heard_at, self._ready_at, self._is_killed = self._clock(), None, False
-        self._tell("starting")
+        self._tell(f"starting again, after: {self.trouble}" if self.trouble else "starting")
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -174,7 +197,7 @@ class Child:
                 start_new_session=True,
             )
         except OSError as exc:
-            self.status = f"{FAILED}it cannot be started: {exc.strerror or exc}"
+            self.status = f"{HINDERED}it cannot be started: {exc.strerror or exc}"
             return 1
         logger.info("part started part=%s pid=%d", self.part, self._process.pid)
         if self._ending.is_set():
@@ -186,10 +209,10 @@ class Child:
 
     async def _recover(self, code: int) -> None:
         reason = _reason(code, self.status)
-        if code == WRONG_SURROUNDINGS and not self._was_ready:
+        if self.status.startswith(FAILED) and not self._was_ready and self._is_start():
             raise PartError(reason)
         pause = self._next_pause()
-        self._ready_at = None
+        self.trouble, self._ready_at = reason, None
         self._tell(f"starts again in {pause:g} s: {reason}")
         logger.error("part ended, it is started again part=%s in=%gs reason=%s", self.part, pause, reason)
         await self._rest(pause)
@@ -260,8 +283,9 @@ def _reason(code: int, status: str) -> str:
     """Why a process has ended; for an error of its own in its own words."""
     if code < 0:
         return f"killed by signal {-code} ({signal.strsignal(-code)})"
-    if code and status.startswith(FAILED):
-        return status.removeprefix(FAILED)
+    for prefix in (FAILED, HINDERED):
+        if code and status.startswith(prefix):
+            return status.removeprefix(prefix)
     return f"it ended with exit code {code}, see the log"
 
 
@@ -291,40 +315,42 @@ class Supervisor:
         self._clock = clock
         self._sleep = sleep
         self._is_announced = False
+        self._began_at = clock()
         self.children: list[Child] = []
 
     async def run(self) -> None:
-        """Until stop. Raises PartError if a part cannot be started, and leaves no process."""
+        """Until stop. Raises PartError if the start is hopeless, and leaves no process."""
         with ExitStack() as stack:
             directory = stack.enter_context(private_directory(self._environ))
             lifeline = stack.enter_context(_lifeline())
             self.children = [self._child(part, directory, lifeline, stack) for part in Part]
             async with asyncio.TaskGroup() as group:
-                helpers = [
-                    group.create_task(self._watch()),
-                    group.create_task(self._notifier.feed_watchdog(self._is_well)),
-                ]
+                feeding = group.create_task(self._notifier.feed_watchdog(self._is_well))
                 try:
                     failed = await self._keep()
                 finally:
-                    for task in helpers:
-                        task.cancel()
+                    feeding.cancel()
         if failed:
             raise failed[0]
 
     async def _keep(self) -> list[BaseException]:
-        """Until stop, or until a part fails; all have ended then. What they failed with."""
+        """Until stop, or until the start is hopeless; all have ended then. What made it so."""
+        self._began_at = self._clock()
         keeping = {child: asyncio.ensure_future(child.keep()) for child in self.children}
+        watching = asyncio.ensure_future(self._watch())
         stopping = asyncio.ensure_future(self._stop.wait())
+        tasks = (*keeping.values(), watching, stopping)
         try:
-            await asyncio.wait((*keeping.values(), stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
+            for task in (watching, stopping):
+                task.cancel()
             self._notifier.stopping()
             for part, seconds in self._end_seconds.items():
                 for child in (child for child in self.children if child.part is part):
                     await child.end(keeping[child], seconds)
-        return [error for error in (task.exception() for task in keeping.values()) if error is not None]
+        errors = (task.exception() for task in tasks if task.done() and not task.cancelled())
+        return [error for error in errors if error is not None]
 
     def _child(self, part: Part, directory: Path, lifeline: int, stack: ExitStack) -> Child:
         channel = _Channel(directory / part)
@@ -346,25 +372,40 @@ class Supervisor:
             lifeline=lifeline,
             silence_seconds=silence,
             changed=self._show,
+            is_start=lambda: not self._is_announced,
             clock=self._clock,
             sleep=self._sleep,
         )
 
     async def _watch(self) -> None:
-        while True:
+        """Raises PartError if no part has become ready in time; otherwise it does not end."""
+        while self._is_announced or self._age() < HOPE_SECONDS:
             await self._sleep(WATCH_SECONDS)
             for child in self.children:
                 child.kill_if_silent()
+            self._show()
+        troubles = "; ".join(f"{child.part}: {child.trouble or child.status}" for child in self.children)
+        raise PartError(f"no part became ready within {HOPE_SECONDS:g} s: {troubles}")
+
+    def _age(self) -> float:
+        return self._clock() - self._began_at
 
     def _is_well(self) -> bool:
         """For systemd, which would end both: one that crashed or hangs is healed here, if it can be."""
         return not any(child.is_stuck for child in self.children)
 
     def _show(self) -> None:
-        if not self._is_announced and all(child.is_ready for child in self.children):
+        if not self._is_announced and self._has_started():
             self._is_announced = True
             self._notifier.ready(f"dome-bridge {__version__}")
         self._notifier.status("; ".join(f"{child.part}: {child.status}" for child in self.children))
+
+    def _has_started(self) -> bool:
+        """One is ready, and it is known how the others fare: systemd would end what waits for all of them."""
+        if not any(child.is_ready for child in self.children):
+            return False
+        is_known = all(child.is_ready or child.has_ended for child in self.children)
+        return is_known or self._age() >= HESITATION_SECONDS
 
 
 @contextmanager

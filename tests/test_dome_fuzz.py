@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from dome_bridge.dome_api.command import Command
 from dome_bridge.dome_api.commands import COMMANDS
 from sandbox.servers import MariaServer
 from tests.fixtures.databases import DpmSite
-from tests.fixtures.dome import FRONTEND, catalog_faults, golden_databases, golden_head
+from tests.fixtures.dome import FRONTEND, catalog_faults, golden_databases, golden_head, load_golden_catalog
 from tests.fixtures.http import Answer, HttpConnection
 
-EXAMPLES = 100
+EXAMPLES = 60
+ANSWERS = (200, 202, 400, 403, 404, 409, 422, 500, 507)
 HOME = "/dpm/test/home"
 LONG = 300
+FAILED_STATEMENT = re.compile(r"the database at .* refused .* \(error \d+\)")
+"""Said of what is no refusal that the protocol knows: that one is not worth a warning."""
 
 names = st.sampled_from(
     [
@@ -107,6 +111,57 @@ users = st.sampled_from(
     ]
 )
 
+RFNS = (
+    "disk1.test:/storage/disk1/fs1/dteam/2017-01-01/legacy_ad.1.1",
+    "disk1.test:/storage/disk1/fs1/dteam/2017-01-01/in_sub.1.1",
+    "disk1.test:/storage/disk1/fs1/dteam/2017-01-01/new",
+)
+FILES = (f"{HOME}/dteam/legacy_ad", f"{HOME}/dteam/sub/in_sub", f"{HOME}/dteam/sub/new")
+POOLS = ("pool01", "pool02", "poolvol", "new")
+SENSIBLE: dict[str, tuple[object, ...]] = {
+    "path": (f"{HOME}/dteam", f"{HOME}/dteam/sub", f"{HOME}/dteam/lnk_dir", f"{HOME}/cms", *FILES),
+    "lfn": (*FILES, f"{HOME}/dteam/lnk_abs"),
+    "link": (f"{HOME}/dteam/link",),
+    "oldpath": FILES,
+    "newpath": (f"{HOME}/dteam/new", f"{HOME}/atlas/new", *FILES),
+    "fileid": (0, 20, 29),
+    "replicaid": (0, 1, 5),
+    "username": ("/DC=test/DC=dmlite/OU=users/CN=Alice Tester", "/CN=new"),
+    "groupname": ("dteam", "new"),
+    "userid": (0, 101),
+    "groupid": (0, 101),
+    "banned": (0, 1),
+    "uid": (101, 102, -1),
+    "gid": (101, 102, -1),
+    "follow": (True, False),
+    "rfn": RFNS,
+    "pfn": tuple(rfn.partition(":")[2] for rfn in RFNS),
+    "server": ("disk1.test", "disk2.test"),
+    "host": ("", "disk1.test"),
+    "fs": ("", "/storage/disk1/fs1", "/storage/disk2/fs2"),
+    "status": ("-", "0", "1", "done", "aborted", "pending"),
+    "type": ("P", "V", ""),
+    "pool": ("", *POOLS),
+    "poolname": POOLS,
+    "pool_defsize": (2**30,),
+    "pool_stype": ("P", "V"),
+    "tokenid": ("36a86b8b-e674-11f1-8e24-02fc00000001",),
+    "quotaspace": (10**9,),
+    "groups": ("dteam", "root", ""),
+    "size": (0, 1, 100),
+    "filesize": (0, 1),
+    "checksumtype": ("", "checksum.adler32"),
+    "checksum-type": ("checksum.adler32", "checksum.md5"),
+    "checksumvalue": ("", "0000000f"),
+    "checksum": ("0000000f",),
+    "update-lfn-checksum": (True, False),
+    "additionalreplica": ("", True),
+}
+"""Of what the catalog holds at the beginning: a request made of this is done, or nearly so."""
+
+ORDERED = sorted(COMMANDS, key=lambda command: command.name in ("dome_rmfs", "dome_rmpool"))
+"""Without pools many commands end early."""
+
 
 def likely(key: str) -> st.SearchStrategy[object]:
     """Values that get beyond the first check more often than not."""
@@ -121,6 +176,17 @@ def bodies(command: Command) -> st.SearchStrategy[dict[str, object]]:
     keys = [parameter.key for parameter in command.parameters]
     optional = {key: likely(key) for key in keys} | {"stranger": values}
     return st.fixed_dictionaries({}, optional=optional) if keys else st.just({})
+
+
+def sensible_bodies(command: Command) -> st.SearchStrategy[dict[str, object]]:
+    keys = [parameter.key for parameter in command.parameters]
+    return st.fixed_dictionaries(
+        {key: st.sampled_from(SENSIBLE[key]) if key in SENSIBLE else likely(key) for key in keys}
+    )
+
+
+def requests(command: Command) -> st.SearchStrategy[tuple[dict[str, object], tuple[str, str]]]:
+    return st.tuples(bodies(command), users) | st.tuples(sensible_bodies(command), st.just(("", "")))
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +220,16 @@ def raw(command: Command, body: dict[str, object], user: tuple[str, str]) -> byt
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
 
-@pytest.mark.parametrize("command", tuple(COMMANDS), ids=lambda command: command.name)
+@pytest.mark.parametrize("command", ORDERED, ids=lambda command: command.name)
 async def test_strange_request_is_answered_on_purpose(
-    command: Command, head: HttpConnection, faults_before: list[str], caplog: pytest.LogCaptureFixture
+    command: Command,
+    head: HttpConnection,
+    maria: MariaServer,
+    golden: DpmSite,
+    faults_before: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    await load_golden_catalog(maria, golden.cns, golden.dpm)
     loop = asyncio.get_running_loop()
 
     def wait(work: Coroutine[Any, Any, Answer]) -> Answer:
@@ -170,23 +242,19 @@ async def test_strange_request_is_answered_on_purpose(
         suppress_health_check=list(HealthCheck),
         derandomize=True,
     )
-    @given(body=bodies(command), user=users)
-    def ask(body: dict[str, object], user: tuple[str, str]) -> None:
-        answer = wait(head.exchange(raw(command, body, user)))
+    @given(request=requests(command))
+    def ask(request: tuple[dict[str, object], tuple[str, str]]) -> None:
+        answer = wait(head.exchange(raw(command, *request)))
         text = answer.body.decode("utf-8", "replace")
-        assert answer.status in (200, 400, 403, 404, 409, 422, 500), text
+        assert answer.status in ANSWERS, text
         assert "internal error" not in text
         assert not text.startswith(f"{command.name} failed:"), text
         assert answer.framing_faults() == []
         if answer.status == 200 and answer.headers["content-type"].startswith("application/json"):
             json.loads(answer.body.decode("utf-8", "surrogateescape"))
 
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         await asyncio.to_thread(ask)
     assert [record for record in caplog.records if record.exc_info] == []
-
-
-async def test_catalog_is_as_sound_as_before(
-    maria: MariaServer, golden: DpmSite, faults_before: list[str]
-) -> None:
+    assert [text for text in caplog.messages if FAILED_STATEMENT.search(text)] == []
     assert await catalog_faults(maria, golden.cns) == faults_before

@@ -53,6 +53,8 @@ class Seen:
 
     def cluster_changed(self, cluster: Cluster) -> None: ...
 
+    def leftovers_counted(self, uploads: int, deletions: int) -> None: ...
+
 
 @pytest.fixture(scope="module")
 async def golden(maria: MariaServer) -> AsyncIterator[DpmSite]:

@@ -127,6 +127,88 @@ async def test_finisher_spares_a_replica_that_came_later(storage: Storage) -> No
     assert await storage.size() == 100
 
 
+@BOTH
+async def test_finisher_leaves_the_file_that_another_entry_claims_too(
+    storage: Storage, remove: Removal
+) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].cut()
+    await remove(storage, "f", replica)
+    storage.disks[DISK1].heal()
+    storage.disks[DISK1].calls.clear()
+    [other] = await storage.make("g", DISK1)
+    other = await storage.rename(other, replica.rfn)
+    assert await finish_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
+    assert not await storage.exists("f")
+    assert not storage.disks[DISK1].calls
+    assert await storage.replica(other.replicaid) == other
+
+
+async def test_of_two_entries_that_are_left_with_one_file_the_second_removes_it(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    [other] = await storage.make("g", DISK1)
+    storage.disks[DISK1].cut()
+    await storage.unlink("f")
+    await storage.unlink("g")
+    storage.disks[DISK1].heal()
+    storage.disks[DISK1].calls.clear()
+    await storage.rename(other, replica.rfn)
+    assert await finish_deletions(storage.head, older_than=0) == Finished(done=2, left=0)
+    assert len(storage.disks[DISK1].calls) == 1
+    assert not storage.file(replica.rfn).exists()
+
+
+@pytest.mark.parametrize("pfn", ["/storage/disk1/fs1", "/storage/disk1/fs1/dteam/../f"])
+async def test_finisher_asks_for_nothing_that_is_no_name_of_a_file(storage: Storage, pfn: str) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].cut()
+    await storage.unlink("f")
+    storage.disks[DISK1].heal()
+    storage.disks[DISK1].calls.clear()
+    await storage.rename(replica, f"{DISK1}:{pfn}")
+    assert await finish_deletions(storage.head, older_than=0) == Finished(done=0, left=1)
+    assert not storage.disks[DISK1].calls
+    await storage.rename(replica, replica.rfn)
+    assert await finish_deletions(storage.head, older_than=0) == Finished(done=1, left=0)
+
+
+async def test_finisher_leaves_a_file_alone_that_is_being_unlinked(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    storage.disks[DISK1].slow(0.2)
+    running = asyncio.create_task(storage.unlink("f"))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    before = await marked(storage, replica)
+    assert await finish_deletions(storage.head, older_than=-10) == Finished(done=0, left=1)
+    assert await marked(storage, replica) == before
+    assert len(storage.disks[DISK1].calls) == 1
+    assert (await running).status == 200
+    assert replica.replicaid not in storage.head.unfinished
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(0.0, 3600.0), (36.0, 3600.0), (60.0, 6000.0)])
+def test_table_is_read_again_within_an_hour_unless_that_takes_long(seconds: float, pause: float) -> None:
+    assert removal.scan_pause(seconds) == pause
+
+
+async def test_service_finds_what_another_process_leaves_later(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "scan_pause", lambda _: 0.01)
+    task = asyncio.create_task(
+        finish_forever(storage.head, stop=asyncio.Event(), interval=0.01, older_than=0)
+    )
+    async with storage.another_process() as head:
+        await storage.make("f", DISK1)
+        storage.disks[DISK1].cut()
+        await replace(storage, head=head).unlink("f")
+    storage.disks[DISK1].heal()
+    async with asyncio.timeout(5):
+        while await storage.exists("f"):  # noqa: ASYNC110 - nobody sets an event for it
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_finisher_asks_a_silent_server_once_a_pass(storage: Storage) -> None:
     names = ("a", "b", "c")
     for name in names:

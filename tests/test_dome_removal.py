@@ -12,8 +12,8 @@ from dome_bridge.dome_api.deletion_mark import Deletion
 from dome_bridge.dome_api.removal import (
     Finished,
     finish_known_deletions,
-    is_in_file_system,
 )
+from dome_bridge.dome_api.replica_names import is_in_file_system
 from sandbox.servers import MariaServer
 from tests.fixtures.source import writer
 from tests.fixtures.storage import (
@@ -127,6 +127,33 @@ async def test_rights_on_the_directory_decide(storage: Storage, mode: int, statu
     assert storage.file(replica.rfn).exists() == (status != 200)
 
 
+@pytest.mark.parametrize("servers", [(), (DISK1,)], ids=["empty", "with a replica"])
+async def test_rights_that_are_taken_away_meanwhile_count(storage: Storage, servers: tuple[str, ...]) -> None:
+    await storage.make("f", *servers)
+    parent = await storage.entry(storage.directory)
+    async with writer(storage.site, autocommit=False) as cursor:
+        await cursor.execute(f"UPDATE Cns_file_metadata SET filemode = 16877 WHERE fileid = {parent.fileid}")
+        running = asyncio.create_task(storage.unlink("f", BOB))
+        await asyncio.sleep(0.1)
+        assert not running.done()
+        await cursor.execute("COMMIT")
+        assert (await running).status == 403
+    assert await storage.exists("f")
+    assert not storage.disks[DISK1].calls
+
+
+async def test_directory_that_is_closed_meanwhile_keeps_its_replicas(storage: Storage) -> None:
+    [replica] = await storage.make("f", DISK1)
+    parent = await storage.entry(storage.directory)
+    async with writer(storage.site, autocommit=False) as cursor:
+        await cursor.execute(f"UPDATE Cns_file_metadata SET filemode = 16832 WHERE fileid = {parent.fileid}")
+        running = asyncio.create_task(storage.delete(replica, BOB))
+        await asyncio.sleep(0.1)
+        await cursor.execute("COMMIT")
+        assert (await running).status == 403
+    assert not storage.disks[DISK1].calls
+
+
 @pytest.mark.parametrize("server", ["old.test", "DISK1.test"])
 async def test_nothing_is_removed_when_one_replica_is_in_no_known_file_system(
     storage: Storage, server: str
@@ -199,6 +226,32 @@ async def test_refusal_leaves_everything_as_it_was(storage: Storage, remove: Rem
     assert await storage.size() == 100
     storage.disks[DISK1].heal()
     assert (await remove(storage, "f", replica)).status == 200
+
+
+async def test_of_many_who_are_refused_none_leaves_a_mark(storage: Storage) -> None:
+    both = await storage.make("f", DISK1, DISK2)
+    storage.disks[DISK1].refuse(422, "no")
+    answers = await asyncio.gather(*(storage.unlink("f") for _ in range(4)), storage.delete(both[0]))
+    assert [answer.status for answer in answers] == [500] * 5
+    assert [await storage.replica(each.replicaid) for each in both] == both
+    assert storage.head.unfinished == set()
+
+
+async def test_second_refusal_gives_back_what_the_first_could_not(storage: Storage) -> None:
+    gone, kept = await storage.make("f", DISK1, DISK2)
+    kept = await storage.change_replica(kept, xattr=b'{"n" : 1}')
+    storage.disks[DISK1].slow(0.2)
+    storage.disks[DISK2].refuse(422, "no")
+    running = asyncio.create_task(storage.unlink("f"))
+    await until(lambda: bool(storage.disks[DISK1].calls))
+    async with storage.fence():
+        assert (await running).status == 500
+    assert await marked(storage, kept) is not None
+    assert (await storage.unlink("f")).status == 500
+    assert await replicas(storage, "f") == [kept]
+    assert storage.head.unfinished == set()
+    assert not storage.head.refused
+    assert await storage.replica(gone.replicaid) is None
 
 
 @BOTH
@@ -276,7 +329,8 @@ async def test_attempt_does_not_undo_what_another_has_taken_over(storage: Storag
     await until(lambda: bool(storage.disks[DISK1].calls))
     storage.disks[DISK1].slow(0)
     storage.disks[DISK2].remove_then_cut()
-    assert (await storage.unlink("f")).status == 500
+    async with storage.another_process() as head:
+        assert (await replace(storage, head=head).unlink("f")).status == 500
     assert not storage.file(second.rfn).exists()
     storage.disks[DISK2].refuse(422, "no")
     assert (await waiting).status == 500

@@ -27,6 +27,27 @@ from tests.fixtures.storage import (
     room,
 )
 
+BAD_NAMES = (
+    "nocolon",
+    "/storage/disk1/fs1/f",
+    ":/storage/disk1/fs1/f",
+    "disk1.test:",
+    "disk1.test:storage/disk1/fs1/f",
+    "disk1.test:/",
+    "disk1.test:/storage/disk1/fs1",
+    "disk1.test:/storage/disk1",
+    "disk1.test:/storage/disk1/fs1/f/",
+    "disk1.test:/storage/disk1/fs1//f",
+    "disk1.test://storage/disk1/fs1/f",
+    "disk1.test:/storage/disk1/fs1/./f",
+    "disk1.test:/storage/disk1/fs1/../fs1/f",
+    "disk1.test:/storage/disk1/fs1/..",
+    "disk1.test:/storage/disk1/fs1/f\0",
+    "disk 1.test:/storage/disk1/fs1/f",
+    "/disk1.test:/storage/disk1/fs1/f",
+)
+"""None of them is the one name of a file."""
+
 PLACE = '{"pool": "pool02", "filesystem": "\\/storage\\/disk1\\/fs2", "n": 1}'
 
 
@@ -97,6 +118,7 @@ async def test_file_can_be_named_by_its_path(storage: Storage) -> None:
     ("parameters", "status"),
     [
         ({"rfn": ""}, 422),
+        *(({"rfn": rfn}, 422) for rfn in BAD_NAMES),
         ({"fileid": "none"}, 404),
         ({"fileid": 99_999_999}, 404),
         ({"fileid": -1}, 404),
@@ -152,6 +174,33 @@ async def test_rfn_of_another_file_is_refused(storage: Storage) -> None:
     await storage.make("g")
     answer = await storage.post("dome_addreplica", rfn=rfn_in(storage), lfn=storage.path("g"))
     assert answer == Answered(403, f"Replica '{rfn_in(storage)}' already registered")
+
+
+async def test_rfn_that_another_file_has_with_a_doubled_slash_is_refused(storage: Storage) -> None:
+    [other] = await storage.make("g", DISK1)
+    await storage.make("f")
+    await storage.rename(other, other.rfn.replace("/dteam/", "//dteam/"))
+    answer = await storage.post("dome_addreplica", rfn=other.rfn, lfn=storage.path("f"))
+    assert answer == Answered(403, f"Replica '{other.rfn}' already registered")
+
+
+async def test_rights_that_are_taken_away_meanwhile_count(storage: Storage) -> None:
+    await storage.make("f")
+    entry = await storage.entry(storage.path("f"))
+    change = "UPDATE Cns_file_metadata SET filemode = {} WHERE fileid = {}"
+    await storage.sql(change.format(0o100666, entry.fileid).replace("Cns", "{cns}.Cns"))
+    for fileid, mode in ((entry.fileid, 0o100644), (entry.parent, 0o40700)):
+        async with writer(storage.site, autocommit=False) as cursor:
+            await cursor.execute(change.format(mode, fileid))
+            running = asyncio.create_task(
+                storage.post("dome_addreplica", BOB, rfn=rfn_in(storage), fileid=entry.fileid)
+            )
+            await asyncio.sleep(0.1)
+            assert not running.done()
+            await cursor.execute("COMMIT")
+            assert (await running).status == 403
+        await storage.sql(change.format(0o100666, entry.fileid).replace("Cns", "{cns}.Cns"))
+    assert await storage.replicas(entry.fileid) == []
 
 
 async def test_of_many_who_add_one_replica_one_succeeds(storage: Storage) -> None:
@@ -253,6 +302,22 @@ async def test_update_cannot_take_the_name_of_another_replica(storage: Storage, 
     assert await storage.replica(replica.replicaid) == replica
 
 
+async def test_name_that_is_none_can_be_changed_for_a_good_one(storage: Storage, replica: Replica) -> None:
+    bad = await storage.rename(replica, replica.rfn.replace("/dteam/", "//dteam/"))
+    answer = await storage.post("dome_updatereplica", replicaid=replica.replicaid, rfn=bad.rfn, setname="t")
+    assert answer == Answered(200)
+    assert await storage.replica(replica.replicaid) == replace(bad, setname="t")
+    answer = await storage.post("dome_updatereplica", replicaid=replica.replicaid, rfn=replica.rfn)
+    assert answer == Answered(200)
+    assert await storage.replica(replica.replicaid) == replace(replica, setname="t")
+
+
+async def test_file_that_others_may_not_write_keeps_its_replica(storage: Storage, replica: Replica) -> None:
+    answer = await storage.post("dome_updatereplica", BOB, replicaid=replica.replicaid, setname="")
+    assert answer.status == 403
+    assert await storage.replica(replica.replicaid) == replica
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -274,6 +339,7 @@ async def test_replica_that_there_is_not_cannot_be_updated(
         {"xattr": "{"},
         {"setname": "t" * 37},
         {"rfn": "d" * 64 + ":/f"},
+        *({"rfn": rfn} for rfn in BAD_NAMES),
         {"xattr": '{"pool": "0123456789abcdef"}'},
     ],
 )

@@ -6,24 +6,25 @@ import asyncio
 import json
 import stat
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pymysql.constants import ER
 
 from dome_bridge.dome_api.commands_set import commands
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.head import Call, Head
-from dome_bridge.dome_api.properties import MAX_XATTR_BYTES
+from dome_bridge.dome_api.properties import MAX_ACL_BYTES, MAX_XATTR_BYTES, follow
 from dome_bridge.dome_api.request import RemoteUser, Request
 from dome_bridge.dome_api.wire import Parameters
 from dome_bridge.dpm import acl
 from dome_bridge.dpm.acl import Tag
 from dome_bridge.dpm.fenced import FENCE_MESSAGE, FENCE_SQLSTATE, is_fenced
 from dome_bridge.dpm.pool import ConnectionPool
-from dome_bridge.dpm.source import Source, StatementError
+from dome_bridge.dpm.source import ER_SIGNAL_EXCEPTION, Source, StatementError
 from dome_bridge.errors import ApiError
 from sandbox.servers import MariaServer
 from tests.fixtures.databases import DpmSite
@@ -321,6 +322,36 @@ async def test_link_without_a_target_is_not_found(api: Catalog) -> None:
     assert await api.status("dome_setowner", path=f"{DTEAM}/lnk_abs", uid=-1, gid=-1, follow=True) == 404
 
 
+async def test_names_in_the_targets_of_links_count_too(api: Catalog) -> None:
+    detour = f"/{'dpm/../' * 60}"
+    targets = {f"{detour}{DTEAM[1:]}/legacy_ad": 200, f"{detour * 2}{DTEAM[1:]}/legacy_ad": 404}
+    for target, status in targets.items():
+        await api.execute(f"UPDATE Cns_symlinks SET linkname = '{target}' WHERE fileid = {LINK_ID}")
+        path = f"{detour}{DTEAM[1:]}/lnk_abs"
+        assert await api.status("dome_setowner", path=path, uid=-1, gid=-1, follow=True) == status
+
+
+@pytest.mark.parametrize("path", [f"/{'dpm/../' * 127}x", f"/{'dpm/../' * 100}{DTEAM[1:]}/lnk_loop"])
+async def test_winding_way_costs_one_query_for_each_name(api: Catalog, path: str) -> None:
+    async def queries(source: Source) -> int:
+        return int((await source.fetch("SHOW SESSION STATUS LIKE 'Questions'"))[0][1])
+
+    async with api.head.database.connection() as source:
+        before = await queries(source)
+        with suppress(ApiError):
+            assert await follow(source, path) is None
+        assert await queries(source) - before <= 300
+
+
+async def test_links_are_followed_before_the_transaction_that_changes_what_they_lead_to(
+    api: Catalog,
+) -> None:
+    path = f"{DTEAM}/lnk_dir/in_sub"
+    request = api.status("dome_setowner", path=path, uid=102, gid=102, follow=True)
+    assert await meanwhile(api, "UPDATE Cns_file_metadata SET name = 'y' WHERE fileid = 29", request) == 404
+    assert await api.owner(29) == (101, 101)
+
+
 async def test_link_itself_is_changed_unless_it_is_to_be_followed(api: Catalog) -> None:
     await api.post("dome_setowner", path=f"{DTEAM}/lnk_abs", uid=102, gid=102, follow="no")
     assert await api.owner(LINK_ID) == (102, 102)
@@ -389,6 +420,14 @@ async def test_acl_that_no_file_can_have_is_refused(api: Catalog, text: str) -> 
     before = await api.entry(FILE_ID)
     assert await api.status("dome_setacl", ALICE, path=FILE, acl=text) == 422
     assert await api.entry(FILE_ID) == before
+
+
+async def test_endless_acl_is_refused_without_a_look_at_it_or_at_the_path(api: Catalog) -> None:
+    for text in ("B71," * 250_000, "A60,C60,F00" + " " * 1_000_000):
+        assert await api.status("dome_setacl", path=f"{DTEAM}/none", acl=text) == 422
+    wordy = ",".join(["A60", *(f"B4{uid:010}" for uid in range(1000, 1400)), "C60", "E60", "F00"])
+    assert len(wordy) > MAX_ACL_BYTES
+    assert await api.status("dome_setacl", path=FILE, acl=wordy) == 200
 
 
 async def test_acl_is_the_owners_and_not_that_of_whoever_may_write(api: Catalog) -> None:
@@ -474,6 +513,7 @@ async def test_legacy_checksum_that_is_not_there_stays_away(api: Catalog) -> Non
         '{"\\udc80": "x"}',
         '{"a": "' + "x" * MAX_XATTR_BYTES + '"}',
         '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        "{" + " " * 1_000_000 + "}",
     ],
 )
 async def test_attributes_that_others_could_not_read_are_refused(api: Catalog, text: str) -> None:
@@ -556,10 +596,12 @@ async def test_entry_that_has_gone_between_look_up_and_change_is_not_found(
 
 
 @asynccontextmanager
-async def refusing(api: Catalog, sqlstate: str, message: str) -> AsyncIterator[None]:
-    """No entry and no comment can be changed: the database fails with these words."""
+async def refusing(
+    api: Catalog, sqlstate: str, message: str, number: int = ER_SIGNAL_EXCEPTION
+) -> AsyncIterator[None]:
+    """No entry and no comment can be changed: the database fails with these words and this number."""
     places = {"changing": "UPDATE ON `{}`.Cns_file_metadata", "remarking": "INSERT ON `{}`.Cns_user_metadata"}
-    signal = f"SIGNAL SQLSTATE '{sqlstate}' SET MESSAGE_TEXT = '{message}'"
+    signal = f"SIGNAL SQLSTATE '{sqlstate}' SET MESSAGE_TEXT = '{message}', MYSQL_ERRNO = {number}"
     try:
         for name, place in places.items():
             place = place.format(api.site.cns)
@@ -575,11 +617,20 @@ async def refusing(api: Catalog, sqlstate: str, message: str) -> AsyncIterator[N
 FAILURES = {"dome_setmode": 400, "dome_setacl": 400, "dome_setcomment": 400, "dome_updatexattr": 422}
 
 
-async def test_failure_of_the_database_has_the_status_of_the_protocol(api: Catalog) -> None:
-    async with refusing(api, "45000", "out of order"):
+async def test_value_that_the_database_cannot_take_has_the_status_of_the_protocol(api: Catalog) -> None:
+    async with refusing(api, "22001", "too long", ER.DATA_TOO_LONG):
         for command, status in FAILURES.items():
             key = PATH_KEY.get(command, "path")
             assert await api.status(command, **{key: FILE}, **CHANGES[command]) == status, command
+
+
+@pytest.mark.parametrize("number", [ER.LOCK_WAIT_TIMEOUT, ER.PARSE_ERROR, ER_SIGNAL_EXCEPTION])
+async def test_failure_that_is_not_the_clients_is_no_refusal(api: Catalog, number: int) -> None:
+    async with refusing(api, "45000", "out of order", number):
+        for command, change in CHANGES.items():
+            with pytest.raises(StatementError) as failure:
+                await api.post(command, **{PATH_KEY.get(command, "path"): FILE}, **change)
+            assert failure.value.number == number, command
 
 
 async def test_fence_is_told_from_other_failures(api: Catalog) -> None:

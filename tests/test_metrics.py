@@ -39,6 +39,8 @@ CONTRACT = (
     "dome_request_duration_seconds",
     "disk_up",
     "fs_free_bytes",
+    "abandoned_uploads",
+    "interrupted_deletions",
 )
 
 

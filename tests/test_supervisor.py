@@ -46,14 +46,20 @@ def end(number, frame):
     sys.exit(0)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if manner == "stubborn" else end)
 note(f"start {os.getpid()}")
-if manner == "refuse":
+is_first = open(diary).read().count("start") == 1
+if manner == "refuse" or manner == "sour" and not is_first:
     tell("STATUS=failed: the port is taken")
+    sys.exit(2)
+if manner in ("hinder", "sour"):
+    tell("STATUS=hindered: the database is away")
     sys.exit(2)
 if manner == "crash":
     sys.exit(1)
+while manner == "hang":
+    time.sleep(0.1)
 tell("READY=1\\nSTATUS=at work")
 if manner == "refuse-later":
-    tell("STATUS=failed: the database is away")
+    tell("STATUS=failed: the port is taken")
     sys.exit(2)
 while True:
     tell("WATCHDOG=1")
@@ -164,12 +170,60 @@ async def test_systemd_is_told_once_when_both_are_ready(tmp_path: Path, systemd:
     assert systemd.told.count("READY=1") == 1
 
 
-async def test_part_that_is_not_ready_keeps_systemd_waiting(tmp_path: Path, systemd: Systemd) -> None:
-    family = Family(tmp_path, WELL | {Part.API: "crash"}, Notifier(str(systemd.address)))
+async def test_part_that_hangs_at_the_start_keeps_systemd_waiting_for_a_minute(
+    tmp_path: Path, systemd: Systemd
+) -> None:
+    family = Family(tmp_path, WELL | {Part.API: "hang"}, Notifier(str(systemd.address)))
     task = asyncio.create_task(family.supervisor.run())
-    await until(lambda: len(family.pauses) >= 2, 10, "two attempts")
     await until(lambda: systemd.has_heard("STATUS=exporter: at work; api: starting"), 5, "status")
     assert not systemd.has_heard("READY=1")
+    family.ahead += 61
+    await until(lambda: systemd.has_heard("READY=1"), 5, "READY")
+    family.stop.set()
+    await asyncio.wait_for(task, 10)
+
+
+@pytest.mark.parametrize("part", Part)
+async def test_part_that_is_hindered_at_the_start_is_tried_again_while_the_other_works(
+    tmp_path: Path, systemd: Systemd, part: Part
+) -> None:
+    (other,) = set(Part) - {part}
+    family = Family(tmp_path, WELL | {part: "hinder"}, Notifier(str(systemd.address)))
+    task = asyncio.create_task(family.supervisor.run())
+    await until(lambda: len(family.pauses) >= 4, 10, "four attempts")
+    family.ahead += 101
+    await until(lambda: len(family.pauses) >= 5, 10, "another attempt")
+    assert family.pauses[:4] == [1, 2, 4, 8]
+    assert systemd.has_heard("READY=1")
+    status = "; ".join(f"{each}: {{}}" if each is part else f"{each}: at work" for each in Part)
+    for words in ("starts again in 4 s: the database is away", "starting again, after: the database is away"):
+        assert systemd.has_heard(f"STATUS={status.format(words)}")
+    (pid,) = family.pids(other)
+    assert is_alive(pid)
+    family.stop.set()
+    await asyncio.wait_for(task, 10)
+
+
+async def test_start_is_given_up_when_no_part_becomes_ready_in_time(tmp_path: Path) -> None:
+    family = Family(tmp_path, dict.fromkeys(Part, "hinder"))
+    task = asyncio.create_task(family.supervisor.run())
+    await until(lambda: len(family.pauses) >= 4, 10, "attempts")
+    assert not task.done()
+    family.ahead += 101
+    troubles = "exporter: the database is away; api: the database is away"
+    with pytest.raises(PartError, match=f"^no part became ready within 100 s: {troubles}$") as caught:
+        await asyncio.wait_for(task, 10)
+    assert caught.value.exit_code == 2
+
+
+async def test_wrong_setting_made_after_the_start_does_not_end_the_other_part(tmp_path: Path) -> None:
+    family = Family(tmp_path, WELL | {Part.EXPORTER: "sour"})
+    task = asyncio.create_task(family.supervisor.run())
+    await until(
+        lambda: "port is taken" in str([each.status for each in family.supervisor.children]), 10, "it"
+    )
+    (pid,) = family.pids(Part.API)
+    assert is_alive(pid)
     family.stop.set()
     await asyncio.wait_for(task, 10)
 
@@ -228,9 +282,7 @@ async def test_stop_does_not_wait_for_a_pause(tmp_path: Path) -> None:
     await asyncio.wait_for(task, 5)
 
 
-async def test_wrong_surroundings_at_the_start_end_both_with_the_reason(
-    tmp_path: Path, systemd: Systemd
-) -> None:
+async def test_wrong_setting_at_the_start_ends_both_with_the_reason(tmp_path: Path, systemd: Systemd) -> None:
     family = Family(tmp_path, WELL | {Part.API: "refuse"}, Notifier(str(systemd.address)))
     with pytest.raises(PartError, match=r"^the port is taken$") as caught:
         await family.supervisor.run()
@@ -239,7 +291,7 @@ async def test_wrong_surroundings_at_the_start_end_both_with_the_reason(
     assert [pid for pid in family.pids(Part.EXPORTER) if is_alive(pid)] == []
 
 
-async def test_wrong_surroundings_later_are_tried_again(tmp_path: Path) -> None:
+async def test_part_that_was_ready_is_tried_again_whatever_it_says(tmp_path: Path) -> None:
     family = Family(tmp_path, WELL | {Part.API: "refuse-later"})
     task = asyncio.create_task(family.supervisor.run())
     await until(lambda: len(family.pauses) >= 2, 10, "two attempts")
@@ -404,6 +456,25 @@ async def test_port_in_use_ends_both_with_the_message_and_exit_code_2(site: Site
     assert last.endswith("set [[api.listen]] to a place that is free on this machine")
     assert done.err.count("\ndome-bridge: ") == 1
     assert_tidy(done.err)
+
+
+async def test_api_serves_while_the_mirror_cannot_start(site: Site) -> None:
+    port = free_port()
+    site.bridge.configure(
+        {
+            "api": {"enabled": True},
+            "[api.listen]": {"port": site.port},
+            "chimera": {"dsn": f"postgresql://nobody@127.0.0.1:{port}/none"},
+        }
+    )
+    parent = site.start()
+    await parent.logged("part ended, it is started again part=exporter in=2s", 20)
+    assert f"127.0.0.1:{port}" in parent.log
+    await until(site.is_serving, 10, "answers")
+    api = children(parent.pid)[Part.API]
+    assert parent.log.count("part started part=api") == 1
+    assert is_alive(api)
+    assert (await ended(parent)).code == 0
 
 
 async def test_api_alone_has_the_monitoring(site: Site) -> None:

@@ -19,6 +19,10 @@ SELECT {entry} FROM {cns}.Cns_file_metadata e0 WHERE e0.parent_fileid = %s ORDER
 -- name: any_child_locked
 SELECT fileid FROM {cns}.Cns_file_metadata WHERE parent_fileid = %s LIMIT 1 FOR UPDATE
 
+-- name: step_on_path
+SELECT e.fileid, e.filemode, e.name, l.linkname FROM {cns}.Cns_file_metadata e
+LEFT JOIN {cns}.Cns_symlinks l ON l.fileid = e.fileid WHERE e.parent_fileid = %s AND e.name = %s
+
 -- name: replicas_of_fileid
 SELECT {replica} FROM {cns}.Cns_file_replica r WHERE r.fileid = %s ORDER BY r.rowid
 

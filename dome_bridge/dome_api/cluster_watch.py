@@ -7,14 +7,16 @@ its answer counts the moment it is there.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from dome_bridge.dome_api.catalog import text_of
-from dome_bridge.dome_api.cluster import Cluster, FileSystem, Pool, reports_of
+from dome_bridge.dome_api.cluster import Cluster, FileSystem, Pool, Report, reports_of
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.sql import sql
@@ -50,6 +52,8 @@ class ClusterWatch:
         self._clock = clock
         self._cluster = Cluster()
         self._rereading = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._newest: dict[str, int] = {}
 
     @property
     def cluster(self) -> Cluster:
@@ -72,32 +76,48 @@ class ClusterWatch:
 
     async def poll_server(self, server: str) -> None:
         """Asks one server how much room it has; without an answer its file systems are broken."""
+        asked = next(self._numbers)
         try:
             answer = await self._disks.call(server, "GET", "dome_getspaceinfo", {}, RemoteUser())
         except DiskError as exc:
-            self._lost(server, exc)
+            if self._is_news(server, asked):
+                self._lost(server, exc)
             return
-        try:
-            reports = reports_of(json.loads(answer.text), server)
-        except (ValueError, AttributeError, RecursionError):
-            reports = None
+        reports = _reports(answer.text, server)
         if reports is None:
             logger.warning("disk server says nothing about its file systems server=%s", server)
-            return
-        self._heard(server, self._cluster.heard(server, reports))
+        elif self._is_news(server, asked):
+            self._heard(server, self._cluster.heard(server, reports))
+
+    def _is_news(self, server: str, asked: int) -> bool:
+        """Whether nothing that was asked later has been answered before."""
+        is_news = asked > self._newest.get(server, 0)
+        if is_news:
+            self._newest[server] = asked
+        return is_news
 
     async def run_forever(self) -> None:
-        """Rereads and polls, at once and then every so often, until it is cancelled."""
-        while True:
-            began = self._clock()
-            try:
-                await self.reread()
-                await self.poll()
-            except BridgeError as exc:
-                logger.warning("the state of the cluster grows old error=%s", exc)
-            except Exception:
-                logger.exception("the state of the cluster grows old")
-            await asyncio.sleep(max(0.0, began + self._poll_seconds - self._clock()))
+        """Rereads and polls, at once and then every so often, until it is cancelled.
+
+        A server that is still being waited for is left out of a round, and holds up nobody else's.
+        """
+        polls: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                began = self._clock()
+                await self._attempt(self.reread)
+                polls = {server: poll for server, poll in polls.items() if not poll.done()}
+                for server in set(self._cluster.servers) - polls.keys():
+                    polls[server] = group.create_task(self._attempt(partial(self.poll_server, server)))
+                await asyncio.sleep(max(0.0, began + self._poll_seconds - self._clock()))
+
+    async def _attempt(self, step: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await step()
+        except BridgeError as exc:
+            logger.warning("the state of the cluster grows old error=%s", exc)
+        except Exception:
+            logger.exception("the state of the cluster grows old")
 
     def _heard(self, server: str, cluster: Cluster) -> None:
         if not self._was_online(server):
@@ -112,11 +132,18 @@ class ClusterWatch:
         self._change(self._cluster.lost(server))
 
     def _was_online(self, server: str) -> bool:
-        return any(each.is_readable for each in self._cluster.filesystems if each.server == server)
+        return self._cluster.is_answering(server)
 
     def _change(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._observer.cluster_changed(cluster)
+
+
+def _reports(text: str, server: str) -> dict[str, Report] | None:
+    try:
+        return reports_of(json.loads(text), server)
+    except (ValueError, AttributeError, RecursionError):
+        return None
 
 
 async def _read(source: Source) -> tuple[list[Pool], list[FileSystem]]:

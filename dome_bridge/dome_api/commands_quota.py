@@ -6,35 +6,31 @@ counts as not given. Whoever may call at all may do all of this, as in the origi
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pymysql.constants import ER
-
 from dome_bridge.dome_api.catalog import bytes_of, text_of, walk
 from dome_bridge.dome_api.command import Codec, Commands, Text
 from dome_bridge.dome_api.people import ROOT_NAME, is_name, shown
+from dome_bridge.dome_api.refusals import refused_with
 from dome_bridge.dome_api.sql import sql
 from dome_bridge.dome_api.wire import Answer, Parameters
-from dome_bridge.dpm.fenced import is_fenced
-from dome_bridge.dpm.source import Source, StatementError
+from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
 
 if TYPE_CHECKING:
     from dome_bridge.dome_api.head import Call
     from dome_bridge.dome_api.request import Request
 
-logger = logging.getLogger(__name__)
-
 commands = Commands()
 
 UNNAMED = "(unnamed)"
 NOBODY = "(unknown)"
+UNWRITTEN = "Cannot write quotatoken into the DB"
+TWICE = f"{UNWRITTEN}: another one has its path or its id: choose others"
 
 LONGEST: Mapping[str, int] = {"s_token": 36, "u_token": 255, "pool": 15, "path": 255, "groups": 255}
 """Bytes that the columns hold."""
@@ -71,7 +67,7 @@ async def set_quota_token(
     """Makes the quotatoken of a directory and a pool, or changes what is given of it."""
     change = _Change(_trimmed(path), poolname, quotaspace, description, uniqueid, groups)
     work = partial(_set, change, str(uuid.uuid4()), _creator(call.request))
-    with _conflicts_refused():
+    with refused_with(422, UNWRITTEN, twice=TWICE):
         return _written(await call.database.transact(work))
 
 
@@ -89,14 +85,14 @@ async def modify_quota_token(
     if not tokenid:
         raise ApiError(422, "No token id given: name the quotatoken with 'tokenid'")
     change = _Change(_trimmed(path), poolname, quotaspace, description, "", groups)
-    with _conflicts_refused():
+    with refused_with(422, UNWRITTEN, twice=TWICE):
         return _written(await call.database.transact(partial(_modify, tokenid, change)))
 
 
 @commands.post("dome_delquotatoken")
 async def delete_quota_token(call: Call, path: Text = "", poolname: Text = "") -> Answer:
     """Deletes the quotatoken of a directory and a pool; the path must be given as it was stored."""
-    with _conflicts_refused():
+    with refused_with(422, UNWRITTEN, twice=TWICE):
         await call.database.transact(partial(_delete, path, poolname))
     return Answer.text(f"Quotatoken deleted. poolname: '{poolname}'")
 
@@ -172,23 +168,6 @@ def _written(row: _Row) -> Answer:
     return Answer.text(
         f"Quotatoken written. poolname: '{row.pool}' t_space: {row.t_space} u_token: '{row.u_token}'"
     )
-
-
-@contextmanager
-def _conflicts_refused() -> Iterator[None]:
-    """A statement that fails is a 422 here; the fence keeps its own answer."""
-    try:
-        yield
-    except StatementError as exc:
-        if is_fenced(exc):
-            raise
-        if exc.number == ER.DUP_ENTRY:
-            raise ApiError(
-                422,
-                "Cannot write quotatoken into the DB: another one has its path or its id: choose others",
-            ) from exc
-        logger.error("quotatoken not written error=%s", exc)
-        raise ApiError(422, f"Cannot write quotatoken into the DB: {exc}") from exc
 
 
 async def _set(change: _Change, new_id: str, creator: str, source: Source) -> _Row:

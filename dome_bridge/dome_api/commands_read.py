@@ -17,6 +17,7 @@ from dome_bridge.dome_api.command import Commands, Integer, Text, Unsigned
 from dome_bridge.dome_api.head import Call
 from dome_bridge.dome_api.objects import Listing, Unreadable, character_code, replica_object, xstat
 from dome_bridge.dome_api.permissions import EXECUTE, READ, WRITE, Subject, may, may_traverse, require
+from dome_bridge.dome_api.volatile import can_be_pulled
 from dome_bridge.dome_api.wire import Answer, Tree
 from dome_bridge.dpm.acl import ALL_RIGHTS
 from dome_bridge.dpm.source import Row, Source
@@ -36,7 +37,10 @@ async def getstatinfo(
 ) -> Answer:
     """An entry, by path or by one of its replicas."""
     if lfn:
-        return _told(partial(xstat, await _stat_path(call, lfn)))
+        found = await _stat_path(call, lfn)
+        if found.entry is None:
+            return await _stat_elsewhere(call, found)
+        return _told(partial(xstat, found.entry))
     if rfn or (server and pfn):
         name = ":".join(catalog.split_rfn(rfn)) if rfn else f"{server}:{pfn}"
         return _told(partial(xstat, await _stat_replica(call, name)))
@@ -166,7 +170,7 @@ def _log_unreadable(unreadable: Unreadable) -> None:
         )
 
 
-async def _stat_path(call: Call, lfn: str) -> Entry:
+async def _stat_path(call: Call, lfn: str) -> Walk:
     subject = await call.subject()
     found = await call.database.read(lambda source: catalog.walk(source, lfn))
     if found.parent is None:
@@ -176,12 +180,18 @@ async def _stat_path(call: Call, lfn: str) -> Entry:
         f"Permission denied on lfn: '{lfn}' err: 13 what: 'no right to pass through an ancestor'",
     )
     require(may(subject, found.parent, READ), f"Need READ access on '{found.parent_path}'")
-    if found.entry is None:
-        what = f"Entry '{found.name}' not found under '{found.parent_path}'"
-        raise ApiError(
-            404, f"Cannot stat lfn: '{lfn}' err: 2 what: '{what}' and no volatile filesystem matches."
-        )
-    return found.entry
+    return found
+
+
+async def _stat_elsewhere(call: Call, found: Walk) -> Answer:
+    """What a volatile pool could fetch; the site's own program knows whether it exists."""
+    is_below_directory = found.parent is not None and found.parent.is_directory
+    if is_below_directory and await can_be_pulled(call, found.path):
+        return Answer.json((await call.head.stat_hook.stat(found.path)).xstat)
+    what = f"Entry '{found.name}' not found under '{found.parent_path}'"
+    raise ApiError(
+        404, f"Cannot stat lfn: '{found.path}' err: 2 what: '{what}' and no volatile filesystem matches."
+    )
 
 
 async def _stat_replica(call: Call, rfn: str) -> Entry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,24 +10,29 @@ from typing import TYPE_CHECKING, Annotated
 
 from dome_bridge.dome_api import catalog
 from dome_bridge.dome_api.catalog import Entry, Replica, bytes_of, split_rfn, statement
-from dome_bridge.dome_api.changes import GoneError, locked_again
+from dome_bridge.dome_api.changes import GoneError
 from dome_bridge.dome_api.command import Commands, Integer, Key, Text
 from dome_bridge.dome_api.deletion_mark import MARK, Mark
-from dome_bridge.dome_api.permissions import WRITE, Subject, may, may_traverse, require
+from dome_bridge.dome_api.permissions import EXECUTE, WRITE, Subject, may, may_traverse, require
 from dome_bridge.dome_api.properties import Attributes
-from dome_bridge.dome_api.removal import delete_replica, file_systems, is_in_file_system
+from dome_bridge.dome_api.refusals import refused_with
+from dome_bridge.dome_api.removal import delete_replica
+from dome_bridge.dome_api.replica_names import (
+    is_in_file_system,
+    mount_points,
+    named_by_others,
+    require_new_name,
+)
 from dome_bridge.dome_api.sql import sql
+from dome_bridge.dome_api.target import Target
 from dome_bridge.dome_api.wire import Answer
 from dome_bridge.dpm import xattr
-from dome_bridge.dpm.fenced import is_fenced
-from dome_bridge.dpm.source import Source, StatementError
+from dome_bridge.dpm.source import Source
 from dome_bridge.dpm.xattr import Json
 from dome_bridge.errors import ApiError
 
 if TYPE_CHECKING:
     from dome_bridge.dome_api.head import Call
-
-logger = logging.getLogger(__name__)
 
 commands = Commands()
 
@@ -58,17 +62,13 @@ async def add_replica(
     """Registers a replica of a file, which is named by its fileid or, without one, by its path."""
     if not rfn:
         raise ApiError(422, "rfn is empty.")
+    require_new_name(rfn)
     subject = await call.subject()
     change = _Change(rfn, _character(status), _character(kind), setname, _attributes(attributes))
     entry = await call.database.read(partial(_writable_file, fileid, lfn, subject))
     replica = _require_fitting(change.of(_blank(entry)), 400)
-    try:
-        await call.database.transact(partial(_register, entry, replica))
-    except StatementError as exc:
-        if is_fenced(exc):
-            raise
-        logger.error("replica not added rfn=%r error=%s", rfn, exc)
-        raise ApiError(400, f"Cannot add replica '{rfn}': {exc}") from exc
+    with refused_with(400, f"Cannot add replica '{rfn}'"):
+        await call.database.transact(partial(_register, _writable(entry, subject), replica))
     return Answer.EMPTY
 
 
@@ -82,7 +82,10 @@ async def update_replica(
     setname: Text = "",
     attributes: XattrText = "",
 ) -> Answer:
-    """Changes what is given of a replica; beside its replicaid, another rfn is its new name."""
+    """Changes what is given of a replica; beside its replicaid, another rfn is its new name.
+
+    DOME asks for no right on the file; but its name would do to have any file read or removed.
+    """
     subject = await call.subject()
     sent = call.request.parameters
     change = _Change(
@@ -94,7 +97,7 @@ async def update_replica(
     )
     replica, entry = await call.database.read(partial(_replica_and_file, replicaid, rfn))
     await call.database.read(partial(_require_way, entry, subject))
-    await call.database.transact(partial(_update, replica, entry, change))
+    await call.database.transact(partial(_update, replica, _writable(entry, subject), change))
     return Answer.EMPTY
 
 
@@ -108,7 +111,8 @@ async def delete(call: Call, server: Text = "", pfn: Text = "") -> Answer:
     subject = await call.subject()
     rfn = f"{server}:{pfn}"
     entry = await call.database.read(partial(_file_of, server, pfn, rfn, subject))
-    await delete_replica(call.head, entry, rfn, call.request.user, call.request.parameters.tree())
+    target = Target(entry, partial(_require_open, subject))
+    await delete_replica(call.head, target, rfn, call.request.user, call.request.parameters.tree())
     return Answer.text(f"Deleted '{pfn}' in server '{server}'. Have a nice day.")
 
 
@@ -193,7 +197,7 @@ async def _writable_file(fileid: int, lfn: str, subject: Subject, source: Source
     if not entry.is_file:
         raise ApiError(400, f"Inode {entry.fileid} is not a regular file")
     await _require_way(entry, subject, source)
-    require(may(subject, entry, WRITE), f"Can't modify file '{entry.name}'")
+    _require_write(subject, entry)
     return entry
 
 
@@ -209,15 +213,36 @@ async def _require_way(entry: Entry, subject: Subject, source: Source) -> None:
     require(may_traverse(subject, ancestors), f"Permission denied on fileid {entry.fileid}")
 
 
-async def _register(entry: Entry, replica: Replica, source: Source) -> None:
-    await locked_again(source, entry)
-    await _require_unregistered(source, replica)
+def _require_write(subject: Subject, entry: Entry) -> None:
+    require(may(subject, entry, WRITE), f"Can't modify file '{entry.name}'")
+
+
+def _require_open(subject: Subject, parent: Entry, entry: Entry) -> None:
+    require(may(subject, parent, EXECUTE), f"Permission denied on fileid {entry.fileid}")
+
+
+def _writable(entry: Entry, subject: Subject) -> Target:
+    """A file that must be open to the subject, and writable for it, still when it is locked."""
+
+    def check(parent: Entry, entry: Entry) -> None:
+        _require_open(subject, parent, entry)
+        _require_write(subject, entry)
+
+    return Target(entry, check)
+
+
+async def _register(target: Target, replica: Replica, source: Source) -> None:
+    await target.locked(source)
+    await _require_free_name(source, replica)
     await source.execute(sql(source, "insert_replica"), (replica.fileid, *_columns(replica)))
 
 
-async def _require_unregistered(source: Source, replica: Replica) -> None:
+async def _require_free_name(source: Source, replica: Replica) -> None:
+    """A good one, and no other replica has it or another spelling of it."""
+    require_new_name(replica.rfn, await mount_points(source))
     rows = await source.fetch(statement(source, "replicas_by_rfn_locked"), (bytes_of(replica.rfn),))
-    if any(Replica.from_row(row).replicaid != replica.replicaid for row in rows):
+    is_taken = any(Replica.from_row(row).replicaid != replica.replicaid for row in rows)
+    if is_taken or await named_by_others(source, [replica]):
         raise ApiError(403, f"Replica '{replica.rfn}' already registered")
 
 
@@ -234,8 +259,8 @@ async def _replica_and_file(replicaid: int, rfn: str, source: Source) -> tuple[R
     return replica, entry
 
 
-async def _update(found: Replica, entry: Entry, change: _Change, source: Source) -> None:
-    await locked_again(source, entry)
+async def _update(found: Replica, target: Target, change: _Change, source: Source) -> None:
+    await target.locked(source)
     replica = await catalog.locked_replica(source, found.replicaid)
     if replica is None or (replica.fileid, replica.rfn) != (found.fileid, found.rfn):
         raise GoneError(f"the replica '{found.rfn}'")
@@ -244,12 +269,12 @@ async def _update(found: Replica, entry: Entry, change: _Change, source: Source)
         raise ApiError(404, f"the replica '{replica.rfn}' is being deleted")
     changed = _require_fitting(change.of(replica), 422)
     if changed.rfn != replica.rfn:
-        await _require_unregistered(source, changed)
+        await _require_free_name(source, changed)
     await source.execute(sql(source, "update_replica"), (*_columns(changed), replica.replicaid))
 
 
 async def _file_of(server: str, pfn: str, rfn: str, subject: Subject, source: Source) -> Entry:
-    if not is_in_file_system(server, pfn, await file_systems(source)):
+    if not is_in_file_system(server, pfn, await mount_points(source)):
         raise ApiError(404, f"'{pfn}' is in no filesystem of server '{server}'")
     _, entry = await _replica_and_file(0, rfn, source)
     if not entry.is_file:

@@ -1,15 +1,13 @@
 """The commands that set properties of an entry: mode, owner, size, ACL, comment, attributes.
 
 Look-up, check and change are one transaction: what the path leads to is locked before its
-permissions are looked at. As in DOME, the directories above the entry have no say.
+permissions are looked at. Only links are followed before it, as that may take long. As in DOME,
+the directories above the entry have no say.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dome_bridge.dome_api import catalog, properties
@@ -19,17 +17,17 @@ from dome_bridge.dome_api.changes import set_size as set_filesize
 from dome_bridge.dome_api.command import Commands, Flag, Integer, Text, Unsigned
 from dome_bridge.dome_api.permissions import WRITE, Subject, may, require
 from dome_bridge.dome_api.properties import KEEP, Access, Attributes, Owner
+from dome_bridge.dome_api.refusals import refused_with
 from dome_bridge.dome_api.wire import Answer
-from dome_bridge.dpm.fenced import is_fenced
-from dome_bridge.dpm.source import Source, StatementError
+from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
 
 if TYPE_CHECKING:
     from dome_bridge.dome_api.head import Call
 
-logger = logging.getLogger(__name__)
-
 commands = Commands()
+
+REFUSED = "the database refused the change"
 
 
 @commands.post("dome_setmode")
@@ -45,7 +43,7 @@ async def set_mode(call: Call, path: Text = "", fileid: Integer = 0, mode: Unsig
             source, entry, uid=entry.uid, gid=entry.gid, mode=mode, acl_text=entry.acl_text
         )
 
-    with _database_failing_with(400):
+    with refused_with(400, REFUSED):
         await call.database.transact(work)
     return Answer.EMPTY
 
@@ -55,11 +53,13 @@ async def set_owner(
     call: Call, uid: Unsigned, gid: Unsigned, path: Text = "", follow: Flag = False
 ) -> Answer:
     """Sets owner and group, in the ACL too; -1 and 4294967295 keep what there is."""
-    target = _Target(path, follows=follow)
+    target = _Target(path)
     target.require_given("Path cannot be empty.")
     wanted = Owner(uid, gid)
     await _require_known(call, wanted)
     subject = await call.subject()
+    if follow:
+        target = await target.followed(call)
 
     async def work(source: Source) -> None:
         entry = await target.locked(source)
@@ -102,6 +102,7 @@ async def set_acl(call: Call, path: Text = "", acl: Text = "") -> Answer:
     target.require_given("Empty lfn.")
     if not acl:
         raise ApiError(422, "Empty acl.")
+    properties.require_plausible_acl(acl)
     subject = await call.subject()
 
     async def work(source: Source) -> None:
@@ -113,7 +114,7 @@ async def set_acl(call: Call, path: Text = "", acl: Text = "") -> Answer:
             source, entry, uid=entry.uid, gid=entry.gid, mode=access.mode, acl_text=access.acl_text
         )
 
-    with _database_failing_with(400):
+    with refused_with(400, REFUSED):
         await call.database.transact(work)
     return Answer.EMPTY
 
@@ -129,7 +130,7 @@ async def set_comment(call: Call, lfn: Text = "", fileid: Integer = 0, comment: 
         entry = await target.locked_for_writing(source, subject)
         await properties.set_comment(source, entry, comment)
 
-    with _database_failing_with(400):
+    with refused_with(400, REFUSED):
         await call.database.transact(work)
     return Answer.json({"comment": comment})
 
@@ -146,21 +147,21 @@ async def update_attributes(call: Call, lfn: Text = "", fileid: Integer = 0, xat
         entry = await target.locked_for_writing(source, subject)
         await properties.set_attributes(source, entry, attributes)
 
-    with _database_failing_with(422):
+    with refused_with(422, REFUSED):
         await call.database.transact(work)
     return Answer.EMPTY
 
 
 @dataclass(frozen=True)
 class _Target:
-    """The entry that a client means: by fileid if it gives one, else by path.
+    """The entry that a client means: by fileid if it gives one, else by path, which may be that of a link.
 
-    follows: symbolic links; without it a link itself is meant.
+    found: what the path was seen to lead to.
     """
 
     path: str
     fileid: int = 0
-    follows: bool = False
+    found: Entry | None = None
 
     def __str__(self) -> str:
         return f"fileid: {self.fileid}" if self.fileid else f"lfn: '{self.path}'"
@@ -175,11 +176,18 @@ class _Target:
         if self.fileid:
             entry = await catalog.locked_entry(source, self.fileid)
         else:
-            found = await self._look_up(source)
+            found = self.found or (await catalog.walk(source, self.path)).entry
             entry = found and await locked_again(source, found)
         if entry is None:
             raise ApiError(404, f"Can't find {self}")
         return entry
+
+    async def followed(self, call: Call) -> _Target:
+        """With what the links in the path lead to. Raises ApiError 404."""
+        found = await call.database.read(lambda source: properties.follow(source, self.path))
+        if found is None:
+            raise ApiError(404, f"Can't find {self}")
+        return replace(self, found=found)
 
     async def locked_for_writing(self, source: Source, subject: Subject) -> Entry:
         """Raises ApiError 404, and 403 without the right to write."""
@@ -190,11 +198,6 @@ class _Target:
         )
         return entry
 
-    async def _look_up(self, source: Source) -> Entry | None:
-        if self.follows:
-            return await properties.follow(source, self.path)
-        return (await catalog.walk(source, self.path)).entry
-
 
 async def _require_known(call: Call, owner: Owner) -> None:
     """Raises ApiError 422 for numbers that nobody has."""
@@ -203,15 +206,3 @@ async def _require_known(call: Call, owner: Owner) -> None:
         raise ApiError(422, f"Invalid uid: {owner.uid}")
     if owner.gid != KEEP and await people.groups.by_id(owner.gid) is None:
         raise ApiError(422, f"Invalid gid: {owner.gid}")
-
-
-@contextmanager
-def _database_failing_with(status: int) -> Iterator[None]:
-    """A statement that fails has the status that the protocol knows for it; the fence keeps its own."""
-    try:
-        yield
-    except StatementError as exc:
-        if is_fenced(exc):
-            raise
-        logger.error("statement failed status=%d error=%s", status, exc)
-        raise ApiError(status, f"the database refused the change: {exc}") from exc

@@ -30,9 +30,9 @@ from dome_bridge.dome_api.changes import (
 )
 from dome_bridge.dome_api.command import Commands, Text, Unsigned
 from dome_bridge.dome_api.permissions import EXECUTE, WRITE, Subject, may, may_replace, require
+from dome_bridge.dome_api.refusals import refused_with
 from dome_bridge.dome_api.wire import Answer
-from dome_bridge.dpm.fenced import is_fenced
-from dome_bridge.dpm.source import Source, StatementError
+from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
 
 if TYPE_CHECKING:
@@ -117,18 +117,14 @@ async def rename(call: Call, oldpath: Text = "", newpath: Text = "") -> Answer:
 
 @contextmanager
 def _failing_with(status: int, what: str, *, unless: tuple[int, ...]) -> Iterator[None]:
-    """Whatever goes wrong has the one status that the protocol knows for it; the fence keeps its own."""
-    try:
-        yield
-    except ApiError as exc:
-        if exc.status in unless:
-            raise
-        raise ApiError(status, f"{what}: {exc.text}") from exc
-    except StatementError as exc:
-        if is_fenced(exc):
-            raise
-        logger.error("statement failed what=%r error=%s", what, exc)
-        raise ApiError(status, f"{what}: {exc}") from exc
+    """Whatever the client asks in vain has the one status that the protocol knows for it."""
+    with refused_with(status, what):
+        try:
+            yield
+        except ApiError as exc:
+            if exc.status in unless:
+                raise
+            raise ApiError(status, f"{what}: {exc.text}") from exc
 
 
 @dataclass(frozen=True)

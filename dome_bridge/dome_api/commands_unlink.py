@@ -10,6 +10,7 @@ from dome_bridge.dome_api.catalog import Entry, walk
 from dome_bridge.dome_api.command import Commands, Text
 from dome_bridge.dome_api.permissions import EXECUTE, WRITE, Subject, may, may_replace, require
 from dome_bridge.dome_api.removal import unlink_file
+from dome_bridge.dome_api.target import Target
 from dome_bridge.dome_api.wire import Answer
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
@@ -27,7 +28,8 @@ async def unlink(call: Call, lfn: Text = "") -> Answer:
         raise ApiError(422, "Empty lfn.")
     subject = await call.subject()
     entry = await call.database.read(partial(_removable, lfn, subject))
-    await unlink_file(call.head, entry, call.request.user)
+    target = Target(entry, partial(_require_rights, lfn, subject))
+    await unlink_file(call.head, target, call.request.user)
     return Answer.EMPTY
 
 
@@ -37,7 +39,7 @@ async def _removable(lfn: str, subject: Subject, source: Source) -> Entry:
     parent, entry = found.parent, found.entry
     if parent is None:
         raise ApiError(404, f"Cannot get parent of '{lfn}'")
-    require(may(subject, parent, EXECUTE), f"Not enough permissions to list on '{found.parent_path}'")
+    _require_listing(found.parent_path, subject, parent)
     if entry is None:
         raise ApiError(404, f"Cannot stat '{lfn}'")
     if entry.is_directory:
@@ -49,8 +51,13 @@ async def _removable(lfn: str, subject: Subject, source: Source) -> Entry:
     return entry
 
 
+def _require_listing(path: str, subject: Subject, directory: Entry) -> None:
+    require(may(subject, directory, EXECUTE), f"Not enough permissions to list on '{path}'")
+
+
 def _require_rights(lfn: str, subject: Subject, parent: Entry, entry: Entry) -> None:
     """As in DOME, the sticky rule takes the place of the right to write into the directory."""
+    _require_listing(parent.name, subject, parent)
     if parent.mode & stat.S_ISVTX:
         text = f"Not enough permissions (sticky bit set) to unlink '{lfn}'"
         require(may_replace(subject, parent, entry), text)

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dome_bridge.dome_api.catalog import Replica
@@ -78,7 +78,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Doomed:
-    """A replica whose deletion is committed. replica: as it was before, perhaps with another's mark."""
+    """A replica that is to be deleted. replica: as it was before, perhaps with another's mark."""
 
     replica: Replica
     mark: Mark
@@ -92,6 +92,12 @@ class Doomed:
         is_unlink = Deletion.UNLINK in (earlier.deletion, attempt.deletion)
         deletion = Deletion.UNLINK if is_unlink else Deletion.DELREPLICA
         return cls(replica, Mark(deletion, earlier.status, attempt.since, attempt.name))
+
+    def over(self, refused: Doomed) -> Doomed:
+        """To be given back as it was before an attempt that was certainly refused had marked it."""
+        before = refused.replica
+        replica = replace(self.replica, status=before.status, xattr_text=before.xattr_text)
+        return replace(self, replica=replica)
 
     @property
     def counts_in_directories(self) -> bool:

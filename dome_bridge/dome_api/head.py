@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from dome_bridge.config import Config
 from dome_bridge.dome_api.authorise import Authoriser
+from dome_bridge.dome_api.checksums import Checksums
 from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.cluster_watch import ClusterObserver, ClusterWatch
+from dome_bridge.dome_api.deletion_mark import Doomed
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.people import People
 from dome_bridge.dome_api.permissions import Subject
+from dome_bridge.dome_api.pulls import Pulls
 from dome_bridge.dome_api.request import Request
+from dome_bridge.dome_api.stat_hook import StatHook
 from dome_bridge.dpm.pool import ConnectionPool
 
 
@@ -26,9 +32,16 @@ class Head:
     people: People
     disks: DiskClient
     watch: ClusterWatch
+    checksums: Checksums
+    pulls: Pulls
+    stat_hook: StatHook
     fqdn: str
     unfinished: set[int] = field(default_factory=set)
     """Replicas that this process has left with a mark: see `removal`."""
+    refused: dict[int, Doomed] = field(default_factory=dict)
+    """Of these, by replicaid, the ones that were certainly not removed, as they were without a mark."""
+    turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    """By fileid: whoever removes replicas of a file waits for his turn."""
 
     @classmethod
     def over(
@@ -42,13 +55,18 @@ class Head:
         people: People | None = None,
     ) -> Head:
         """A head that has read nothing yet. hosts: its own names, the one it goes by first."""
+        api = config.api
+        watch = ClusterWatch(database, disks, observer, poll_seconds=config.disk.poll_seconds)
         return cls(
             config=config,
             database=database,
             authoriser=Authoriser(database, dns=config.auth.authorize_dn, hosts=hosts),
-            people=people or People(database, config.api.gridmap_file),
+            people=people or People(database, api.gridmap_file),
             disks=disks,
-            watch=ClusterWatch(database, disks, observer, poll_seconds=config.disk.poll_seconds),
+            watch=watch,
+            checksums=Checksums(disks, watch, api.checksums, tick_seconds=api.tick_seconds),
+            pulls=Pulls(disks, watch, api.pulls, tick_seconds=api.tick_seconds),
+            stat_hook=StatHook(api.stat_hook, api.stat_hook_seconds),
             fqdn=hosts[0],
         )
 
@@ -74,4 +92,5 @@ class Call:
 
         Raises ApiError 403 for somebody who is banned or cannot be given a number.
         """
-        return await self.head.people.subject(self.request.user)
+        is_reading = self.request.method == "GET"
+        return await self.head.people.subject(self.request.user, is_reading=is_reading)

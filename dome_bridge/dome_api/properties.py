@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 from pymysql.constants import ER
 
 from dome_bridge.dome_api import catalog
-from dome_bridge.dome_api.catalog import Entry, bytes_of, names_of
+from dome_bridge.dome_api.catalog import MAX_NAME_BYTES, Entry, bytes_of, names_of, text_of
 from dome_bridge.dome_api.permissions import Subject, require
 from dome_bridge.dome_api.sql import sql
 from dome_bridge.dpm import acl, checksum, xattr
@@ -29,11 +29,20 @@ from dome_bridge.errors import ApiError
 logger = logging.getLogger(__name__)
 
 MAX_ACL_BYTES = 3900
+MAX_ACL_CHARACTERS = 4 * MAX_ACL_BYTES
+"""As a client may write it, with superfluous zeros say; all others wait while it is read."""
+
 MAX_XATTR_BYTES = 1023
 """DPM's own programs read no more: of an entry with longer attributes they say that it is not there."""
 
+MAX_XATTR_CHARACTERS = 16 * MAX_XATTR_BYTES
+"""As a client may write them: with blanks, and with six characters for each that is escaped."""
+
 MAX_COMMENT_BYTES = 255
 MAX_LINKS = 16
+MAX_NAMES = 256
+"""On the way to an entry, those in the targets of links included."""
+
 KEEP = 0xFFFFFFFF
 """The number that stands for "as it is" in a change of owner or group, as in chown(2)."""
 
@@ -88,6 +97,16 @@ def _owned_by(present: Acl, owner: Owner) -> Acl:
     return Acl(tuple(owned(one) for one in present.entries))
 
 
+def require_plausible_acl(text: str) -> None:
+    """Raises ApiError 422 for a text too long to be looked at."""
+    if len(text) > MAX_ACL_CHARACTERS:
+        raise _too_long_acl()
+
+
+def _too_long_acl() -> ApiError:
+    return ApiError(422, f"an acl must not be longer than {MAX_ACL_BYTES} bytes: leave out entries")
+
+
 @dataclass(frozen=True)
 class Access:
     """What an ACL makes of an entry: the text to be stored, and the permission bits."""
@@ -106,7 +125,7 @@ class Access:
             raise ApiError(422, "Defaults can be only applied to directories")
         stored = acl.format(wanted)
         if len(stored) > MAX_ACL_BYTES:
-            raise ApiError(422, f"an acl must not be longer than {MAX_ACL_BYTES} bytes: leave out entries")
+            raise _too_long_acl()
         rights = wanted.rights()
         bits = rights.owner << 6 | rights.group << 3 | rights.other
         return cls(stored, stat.S_IMODE(entry.mode) & ~0o777 | bits)
@@ -122,6 +141,10 @@ class Attributes:
     @classmethod
     def from_json(cls, text: str) -> Attributes:
         """From the object that a client sends; no text means no attributes. Raises ApiError 422."""
+        if len(text) > MAX_XATTR_CHARACTERS:
+            raise ApiError(
+                422, f"{len(text)} characters are too many for {MAX_XATTR_BYTES} bytes of attributes"
+            )
         try:
             values = _parsed(text) if text else {}
             stored = xattr.serialise(values)
@@ -185,36 +208,89 @@ def _shown(text: str) -> str:
     return " ".join(shown.split())
 
 
+@dataclass(frozen=True)
+class _Step:
+    """An entry on the way. target: of a symbolic link."""
+
+    fileid: int
+    mode: int
+    target: str = ""
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+
+class _Way:
+    """The names that are still to be gone through, those of the links met on the way included."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._ahead: list[str] = []
+        self._names = 0
+        self._links = 0
+        self._insert(path)
+
+    def __iter__(self) -> Iterator[str]:
+        while self._ahead:
+            yield self._ahead.pop()
+
+    def turn(self, target: str) -> None:
+        """Goes on along the target of a link. Raises ApiError 404 for too many."""
+        self._links += 1
+        if self._links > MAX_LINKS:
+            raise ApiError(404, f"more than {MAX_LINKS} symbolic links on the way to '{_shown(self._path)}'")
+        self._insert(target)
+
+    def _insert(self, path: str) -> None:
+        names = names_of(path)
+        self._names += len(names)
+        if self._names > MAX_NAMES:
+            raise ApiError(404, f"more than {MAX_NAMES} names on the way to '{_shown(self._path)}'")
+        self._ahead += reversed(names)
+
+
 async def follow(source: Source, path: str) -> Entry | None:
     """The entry that a path leads to when the symbolic links in it are followed, the last name included.
 
-    Raises ApiError 404 for links that lead in a circle.
+    Every name costs a query. Raises ApiError 404 for links that lead in a circle, or too far.
     """
-    for _ in range(MAX_LINKS + 1):
-        found = (await catalog.walk(source, path)).entry
-        if found is not None and not found.is_symlink:
-            return found
-        redirected = await _past_first_link(source, path)
-        if redirected is None:
-            return None
-        path = redirected
-    raise ApiError(404, f"more than {MAX_LINKS} symbolic links on the way to '{_shown(path)}'")
-
-
-async def _past_first_link(source: Source, path: str) -> str | None:
-    """The path with the target of its first symbolic link in the place of the link; None without one."""
-    names = names_of(path)
-    if not path.startswith("/") or len(names) > catalog.DEEPEST:
+    if not path.startswith("/"):
         return None
-    for count, _ in enumerate(names, 1):
-        found = (await catalog.walk(source, "/" + "/".join(names[:count]))).entry
-        if found is None:
-            return None
-        if found.is_symlink:
-            target = await catalog.link_target(source, found.fileid)
-            above = names[: count - 1] if target and not target.startswith("/") else []
-            return "/" + "/".join((*above, *names_of(target), *names[count:])) if target else None
-    return None
+    root = await catalog.root(source)
+    line, way = [_Step(root.fileid, root.mode)], _Way(path)
+    for name in way:
+        if name == "..":
+            if not line[-1].is_directory:
+                return None
+            del line[max(1, len(line) - 1) :]
+        elif name != ".":
+            step = await _step(source, line[-1], name)
+            if step is None:
+                return None
+            if step.is_symlink:
+                way.turn(step.target)
+                line = line[:1] if step.target.startswith("/") else line
+            else:
+                line.append(step)
+    return await catalog.entry_by_fileid(source, line[-1].fileid)
+
+
+async def _step(source: Source, directory: _Step, name: str) -> _Step | None:
+    """None if there is no such entry, or it is a link without a target."""
+    wanted = bytes_of(name)
+    if len(wanted) > MAX_NAME_BYTES:
+        return None
+    row = await source.fetchrow(sql(source, "step_on_path"), (directory.fileid, wanted))
+    # MariaDB takes names that differ in trailing blanks for the same.
+    if row is None or row[2] != wanted:
+        return None
+    step = _Step(int(row[0]), int(row[1] or 0), text_of(row[3]))
+    return None if step.is_symlink and not step.target else step
 
 
 async def set_attributes(source: Source, entry: Entry, attributes: Attributes) -> None:

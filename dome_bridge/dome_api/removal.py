@@ -9,12 +9,22 @@ If a disk says that it has not removed a file, what is left of the marks is undo
 that ends the procedure early (a kill, a lost answer, the write fence) they stay, and `finish_forever` goes
 on from there. So the fence stops a removal before a file is touched, or finds it marked.
 
-An attempt that takes over another's marks makes them its own, and puts them back if it has to undo.
-It cannot tell what the other one has done; and the other one undoes nothing that is not marked as its
-own. So no replica is given back whose file is gone, whatever the order.
+A file that another row of the catalog names too is removed with the last of them: of such a replica only
+the row is taken away, in step 3 and unmarked, if the other one is still there when both are locked.
 
-No index leads to a status, and replicas are many. A process remembers what it has left itself; what a
-killed one has left, its successor finds by reading the whole table when it starts, and once a day.
+In one process the attempts on a file take turns: when one begins, the marks of those before it are undone,
+or stay for good reason. It makes these its own, and puts them back if it has to undo, as nobody knows what
+the disk had done. If that is known, a refusal that only the database could not be told of, the replica is
+given back as it was before the first mark.
+
+Attempts of two processes may overlap. One that has lost its marks to another undoes nothing. So no replica
+is given back whose file is gone, whatever the order. What remains: if the disk refuses both, the second
+puts the first one's mark back, not knowing of its refusal, and the file is removed later although both
+clients were told that it was not.
+
+No index leads to a status, and replicas are many. A process remembers what it has left itself; what another
+one has left is found by reading the whole table, when a process starts and then once an hour, or as much
+more rarely as not to be busy with that for more than a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -22,9 +32,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
@@ -36,14 +45,21 @@ from dome_bridge.dome_api.changes import (
     GoneError,
     add_to_sizes,
     delete_entry,
-    locked_again,
 )
 from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.deletion_mark import BEING_DELETED, MARK, Attempt, Deletion, Doomed, Mark
 from dome_bridge.dome_api.disk_client import DiskRefusedError, DiskUnreachableError
 from dome_bridge.dome_api.head import Head
+from dome_bridge.dome_api.replica_names import (
+    MountPoint,
+    fault_of,
+    is_in_file_system,
+    mount_points,
+    named_by_others,
+)
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.sql import sql
+from dome_bridge.dome_api.target import Target
 from dome_bridge.dome_api.wire import Tree
 from dome_bridge.dpm.fenced import is_fenced
 from dome_bridge.dpm.source import Source
@@ -60,70 +76,156 @@ MOVES = 5
 GRACE_SECONDS = 120.0
 """What `finish_forever` leaves to those who are at it."""
 
-SCAN_SECONDS = 24 * 3600.0
+SCAN_SECONDS = 3600.0
+SCAN_PAUSES = 100
+"""Times that a scan takes, until the next."""
+
 SCAN_ROWS = 100_000
 IDS_PER_QUERY = 1000
 
 
-async def unlink_file(head: Head, entry: Entry, user: RemoteUser) -> None:
-    """Deletes a file or a link as a look-up has found it, with all its replicas.
+async def unlink_file(head: Head, target: Target, user: RemoteUser) -> None:
+    """Deletes a file or a link with all its replicas.
 
-    Raises GoneError, ApiError 500 for what a disk has not done.
+    Raises GoneError, what the target's check raises, and ApiError 500 for what a disk has not done.
     """
-    replicas = await head.database.read(partial(_replicas_of, entry))
-    if not replicas and (await settle(head, entry.fileid, (), unmoved=entry)).left == 0:
+    fileid = target.entry.fileid
+    replicas = await head.database.read(partial(_replicas_of, fileid))
+    if not replicas and (await settle(head, fileid, Plan(), target=target)).left == 0:
         return
     for _ in range(ROUNDS):
-        if (await _remove(head, entry, Attempt(Deletion.UNLINK, user), rfn=None)).left == 0:
+        if (await _Removal(head, target, Attempt(Deletion.UNLINK, user)).run()).left == 0:
             return
-        logger.info("file got another replica while it was unlinked fileid=%d", entry.fileid)
-    raise ApiError(500, f"Cannot unlink fileid {entry.fileid}: it gets new replicas all the time; try again")
+        logger.info("file has another replica now than when its unlink began fileid=%d", fileid)
+    raise ApiError(500, f"Cannot unlink fileid {fileid}: it gets new replicas all the time; try again")
 
 
-async def _replicas_of(entry: Entry, source: Source) -> list[Replica]:
-    return await catalog.replicas_of(source, entry.fileid)
+async def _replicas_of(fileid: int, source: Source) -> list[Replica]:
+    return await catalog.replicas_of(source, fileid)
 
 
 async def delete_replica(
-    head: Head, entry: Entry, rfn: str, user: RemoteUser, body: Mapping[str, Tree]
+    head: Head, target: Target, rfn: str, user: RemoteUser, body: Mapping[str, Tree]
 ) -> None:
-    """Deletes a replica of a file as a look-up has found it, with the last one the entry too.
+    """Deletes the replica of that name from a file, with the last one the entry too.
 
     body: what the client has sent, for the disk. Raises as `unlink_file` does.
     """
-    settled = await _remove(head, entry, Attempt(Deletion.DELREPLICA, user, body), rfn=rfn)
-    if not settled.gone:
-        raise GoneError(f"the replica '{rfn}'")
+    for _ in range(ROUNDS):
+        attempt = Attempt(Deletion.DELREPLICA, user, body)
+        if (await _Removal(head, target, attempt, rfn).run()).gone:
+            return
+        logger.info("others have changed the rows of a replica that is being deleted rfn=%r", rfn)
+    raise ApiError(500, f"Cannot delete the replica '{rfn}': others change its rows all the time; try again")
 
 
-async def _remove(head: Head, entry: Entry, attempt: Attempt, *, rfn: str | None) -> Settled:
-    marked: set[int] = set()
-    try:
-        doomed = await head.database.transact(partial(_mark, head.watch.cluster, entry, attempt, rfn, marked))
-        await _remove_files(head, entry, doomed, attempt, marked)
-        settled = await settle(head, entry.fileid, doomed, unmoved=None if doomed else entry)
-        marked.clear()
-        return settled
-    finally:
-        head.unfinished.update(marked)
+class Plan(NamedTuple):
+    """What becomes of replicas. doomed: with their files; spared: without, as others name these too."""
+
+    doomed: Sequence[Doomed] = ()
+    spared: Sequence[Doomed] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.doomed and not self.spared
 
 
-async def _mark(
-    cluster: Cluster, entry: Entry, attempt: Attempt, rfn: str | None, marked: set[int], source: Source
-) -> list[Doomed]:
-    """marked: is told which ones, as the connection may be lost while that is committed."""
-    await locked_again(source, entry)
-    replicas = await catalog.replicas_of(source, entry.fileid, locked=True)
-    if rfn is not None:
-        replicas = [replica for replica in replicas if replica.rfn == rfn]
-        if not replicas:
-            raise GoneError(f"the replica '{rfn}'")
-    if replicas:
-        _require_good_places(replicas, await file_systems(source), cluster)
-    doomed = [Doomed.by(attempt, replica) for replica in replicas]
-    await write_marks(source, doomed)
-    marked.update(each.replica.replicaid for each in doomed)
-    return doomed
+@dataclass
+class _Removal:
+    """An attempt to remove replicas of a file: all, or those with the name `rfn`.
+
+    marked: replicas that have our mark, as far as we know.
+    """
+
+    head: Head
+    target: Target
+    attempt: Attempt
+    rfn: str | None = None
+    marked: set[int] = field(default_factory=set)
+
+    async def run(self) -> Settled:
+        fileid = self.target.entry.fileid
+        turn = _turn(self.head, fileid)
+        async with turn:
+            try:
+                plan = await self.head.database.transact(self._mark)
+                await self._remove_files(plan.doomed)
+                target = None if plan.doomed else self.target
+                settled = await settle(self.head, fileid, plan, target=target)
+                self._forget(self.marked)
+                return settled
+            finally:
+                self.head.unfinished.update(self.marked)
+
+    async def _mark(self, source: Source) -> Plan:
+        """Notes what it marks before that is committed, as the connection may be lost then."""
+        entry = await self.target.locked(source)
+        replicas = await catalog.replicas_of(source, entry.fileid, locked=True)
+        if self.rfn is not None:
+            replicas = [replica for replica in replicas if replica.rfn == self.rfn]
+            if not replicas:
+                raise GoneError(f"the replica '{self.rfn}'")
+        if replicas:
+            _require_good_places(replicas, await mount_points(source), self.head.watch.cluster)
+        plan = await _planned(source, [self._doomed(replica) for replica in replicas])
+        await write_marks(source, plan.doomed)
+        self.marked.update(_ids(plan.doomed))
+        return plan
+
+    def _doomed(self, replica: Replica) -> Doomed:
+        doomed = Doomed.by(self.attempt, replica)
+        refused = self.head.refused.get(replica.replicaid)
+        return doomed.over(refused) if refused and Mark.of(replica) == refused.mark else doomed
+
+    async def _remove_files(self, doomed: Sequence[Doomed]) -> None:
+        """In turn, up to the first that is not removed for certain."""
+        for number, each in enumerate(doomed):
+            server, pfn = split_rfn(each.replica.rfn)
+            try:
+                await self.head.disks.remove(server, pfn, self.attempt.user, body=self.attempt.body)
+            except DiskError as exc:
+                if isinstance(exc, DiskRefusedError | DiskUnreachableError):
+                    await self._undo(removed=doomed[:number], kept=doomed[number:])
+                raise ApiError(500, f"Unable to delete physical replica '{each.replica.rfn}': {exc}") from exc
+
+    async def _undo(self, *, removed: Sequence[Doomed], kept: Sequence[Doomed]) -> None:
+        """All keep their marks if the database refuses."""
+        fileid = self.target.entry.fileid
+        try:
+            if removed:
+                await settle(self.head, fileid, Plan(removed))
+                self._forget(_ids(removed))
+            freed = await self.head.database.transact(partial(_take_marks_away, fileid, kept))
+        except BridgeError as exc:
+            logger.warning("replicas stay marked as being deleted fileid=%d error=%s", fileid, exc)
+            self.head.refused.update(
+                {each.replica.replicaid: each for each in kept if Mark.of(each.replica) is None}
+            )
+            return
+        self._forget(freed)
+
+    def _forget(self, replicaids: Set[int]) -> None:
+        """They are gone, or without a mark."""
+        self.marked = self.marked - replicaids
+        _forget(self.head, replicaids)
+
+
+def _turn(head: Head, fileid: int) -> asyncio.Lock:
+    return head.turns.setdefault(fileid, asyncio.Lock())
+
+
+def _forget(head: Head, replicaids: Set[int]) -> None:
+    head.unfinished.difference_update(replicaids)
+    for replicaid in replicaids:
+        head.refused.pop(replicaid, None)
+
+
+async def _planned(source: Source, doomed: Sequence[Doomed]) -> Plan:
+    others = await named_by_others(source, [each.replica for each in doomed])
+    return Plan(
+        [each for each in doomed if each.replica.replicaid not in others],
+        [each for each in doomed if each.replica.replicaid in others],
+    )
 
 
 async def write_marks(source: Source, doomed: Iterable[Doomed]) -> None:
@@ -138,58 +240,23 @@ async def _set_status(source: Source, replica: Replica, status: str, xattr_text:
     await source.execute(sql(source, "set_replica_status"), values)
 
 
-async def file_systems(source: Source) -> list[tuple[str, str]]:
-    """Server and mount point of each file system that DPM knows."""
-    rows = await source.fetch(sql(source, "filesystems"))
-    return [(catalog.text_of(server), catalog.text_of(path)) for _, server, path, _ in rows]
-
-
-def is_in_file_system(server: str, pfn: str, systems: Iterable[tuple[str, str]]) -> bool:
-    """The names of servers are compared as they stand, as DOME does."""
-    return any(
-        server == known and (pfn == path or pfn.startswith(f"{path.rstrip('/')}/")) for known, path in systems
-    )
-
-
-def _require_good_places(
-    replicas: Iterable[Replica], systems: Sequence[tuple[str, str]], cluster: Cluster
-) -> None:
+def _require_good_places(replicas: Iterable[Replica], mounts: Sequence[MountPoint], cluster: Cluster) -> None:
     for replica in replicas:
         server, pfn = split_rfn(replica.rfn)
         if not server or not pfn:
             raise ApiError(500, f"Incorrect replica rfn '{replica.rfn}'")
-        if not is_in_file_system(server, pfn, systems):
+        if fault := fault_of(replica.rfn, mounts):
+            raise ApiError(
+                500, f"Incorrect replica rfn '{replica.rfn}': {fault}; correct it with dome_updatereplica"
+            )
+        if not is_in_file_system(server, pfn, mounts):
             raise ApiError(500, f"No filesystem matches replica '{replica.rfn}'")
         if cluster.is_broken(server, pfn):
             raise ApiError(500, f"A disabled or broken filesystem is matching replica '{replica.rfn}'")
 
 
-async def _remove_files(
-    head: Head, entry: Entry, doomed: Sequence[Doomed], attempt: Attempt, marked: set[int]
-) -> None:
-    """In turn, up to the first that is not removed for certain. marked: loses what is not marked any more."""
-    for number, each in enumerate(doomed):
-        server, pfn = split_rfn(each.replica.rfn)
-        try:
-            await head.disks.remove(server, pfn, attempt.user, body=attempt.body)
-        except DiskError as exc:
-            if isinstance(exc, DiskRefusedError | DiskUnreachableError):
-                marked -= await _undo(head, entry.fileid, removed=doomed[:number], kept=doomed[number:])
-            raise ApiError(500, f"Unable to delete physical replica '{each.replica.rfn}': {exc}") from exc
-
-
-async def _undo(head: Head, fileid: int, *, removed: Sequence[Doomed], kept: Sequence[Doomed]) -> set[int]:
-    """The replicas that have no mark any more; all of them keep theirs if the database refuses."""
-    try:
-        if removed:
-            await settle(head, fileid, removed)
-        return await head.database.transact(partial(_take_marks_away, fileid, kept)) | _ids(removed)
-    except BridgeError as exc:
-        logger.warning("replicas stay marked as being deleted fileid=%d error=%s", fileid, exc)
-        return set()
-
-
 async def _take_marks_away(fileid: int, kept: Sequence[Doomed], source: Source) -> set[int]:
+    """The replicas that have no mark any more."""
     await catalog.locked_entry(source, fileid)
     now = {each.replicaid: each for each in await catalog.replicas_of(source, fileid, locked=True)}
     freed = set()
@@ -207,9 +274,9 @@ def _ids(doomed: Iterable[Doomed]) -> set[int]:
 
 
 class Settled(NamedTuple):
-    """Replicas of a file. gone: whose rows were taken away just now; left: that it still has."""
+    """Replicas of a file. gone: whose rows were taken away just now; left: how many it still has."""
 
-    gone: int
+    gone: frozenset[int]
     left: int
 
 
@@ -217,34 +284,35 @@ class _MovedError(Exception):
     """The file went to another directory between a look and the lock."""
 
 
-async def settle(
-    head: Head, fileid: int, removed: Sequence[Doomed], *, unmoved: Entry | None = None
-) -> Settled:
-    """Takes away the rows of replicas whose files are gone, and the entry with the last one.
+async def settle(head: Head, fileid: int, plan: Plan, *, target: Target | None = None) -> Settled:
+    """Takes away the rows of replicas whose files are gone or spared, and the entry with the last one.
 
-    unmoved: the entry must be as it was found, for a file that has no mark yet. Raises GoneError if
-    the entry is gone.
+    target: the file must be as it was found, for one that has no mark yet. Raises GoneError if the entry
+    is gone.
     """
     depth = head.config.api.directory_size_depth
     for _ in range(MOVES):
         try:
-            return await head.database.transact(partial(_settle, fileid, removed, unmoved, depth))
+            settled = await head.database.transact(partial(_settle, fileid, plan, target, depth))
         except _MovedError:
             logger.debug("file moved while it was removed fileid=%d", fileid)
+            continue
+        for each in plan.spared:
+            if each.replica.replicaid in settled.gone:
+                logger.info("file stays as others name it too fileid=%d rfn=%r", fileid, each.replica.rfn)
+        return settled
     raise ApiError(500, f"Cannot unlink fileid {fileid}: it is moved all the time; try again")
 
 
-async def _settle(
-    fileid: int, removed: Sequence[Doomed], unmoved: Entry | None, depth: int, source: Source
-) -> Settled:
-    found = unmoved or await catalog.entry_by_fileid(source, fileid)
+async def _settle(fileid: int, plan: Plan, target: Target | None, depth: int, source: Source) -> Settled:
+    found = target.entry if target else await catalog.entry_by_fileid(source, fileid)
     if found is None:
         raise GoneError(f"fileid {fileid}")
     lineage = await _lineage(source, found)
-    await _lock_directories(source, lineage, found.parent, depth if removed else 0)
-    entry = await _locked_there(source, found, by_name=unmoved is not None)
+    await _lock_directories(source, lineage, found.parent, 0 if plan.is_empty else depth)
+    entry = await (target.locked(source) if target else _locked_there(source, found))
     replicas = await catalog.replicas_of(source, fileid, locked=True)
-    gone = _still_there(removed, replicas)
+    gone = await _now_gone(source, plan, replicas)
     for each in gone:
         await source.execute(sql(source, "delete_replica"), (each.replica.replicaid,))
     left = len(replicas) - len(gone)
@@ -253,7 +321,13 @@ async def _settle(
     counted = sum(each.counts_in_directories for each in gone)
     await add_to_sizes(source, lineage, -counted * entry.size, depth)
     await _return_space(source, entry, gone)
-    return Settled(len(gone), left)
+    return Settled(frozenset(_ids(gone)), left)
+
+
+async def _now_gone(source: Source, plan: Plan, replicas: Iterable[Replica]) -> list[Doomed]:
+    """Of a file that others named, the row stays if they do so no more: the next attempt removes the file."""
+    removed, spared = _still_there(plan.doomed, replicas), _still_there(plan.spared, replicas)
+    return [*removed, *(await _planned(source, spared)).spared]
 
 
 async def _lineage(source: Source, entry: Entry) -> tuple[Entry, ...]:
@@ -270,9 +344,7 @@ async def _lock_directories(source: Source, lineage: Sequence[Entry], parent: in
     await source.fetch(sql(source, "lock_directories"), ([*sized, parent],))
 
 
-async def _locked_there(source: Source, found: Entry, *, by_name: bool) -> Entry:
-    if by_name:
-        return await locked_again(source, found)
+async def _locked_there(source: Source, found: Entry) -> Entry:
     entry = await catalog.locked_entry(source, found.fileid)
     if entry is None:
         raise GoneError(f"fileid {found.fileid}")
@@ -356,9 +428,9 @@ async def _finish_again_and_again(head: Head, interval: float, older_than: float
     next_scan = clock()
     while True:
         try:
-            if clock() >= next_scan:
+            if (began := clock()) >= next_scan:
                 await finish_deletions(head, older_than=older_than)
-                next_scan = clock() + SCAN_SECONDS
+                next_scan = clock() + scan_pause(clock() - began)
             else:
                 await finish_known_deletions(head, older_than=older_than)
         except BridgeError as exc:
@@ -366,6 +438,11 @@ async def _finish_again_and_again(head: Head, interval: float, older_than: float
         except Exception:
             logger.exception("deletions could not be finished")
         await asyncio.sleep(interval)
+
+
+def scan_pause(seconds: float) -> float:
+    """How long after a scan that took so many seconds the next one begins."""
+    return max(SCAN_SECONDS, SCAN_PAUSES * seconds)
 
 
 async def finish_deletions(
@@ -428,8 +505,9 @@ class _Finisher:
             due = {replica.replicaid for replica in found if self._is_due(replica)}
             servers = {split_rfn(replica.rfn)[0] for replica in found if replica.replicaid in due}
             known.update(replica.replicaid for replica in found)
-            gone = set() if self._is_fenced or servers <= self._silent else await self._try(fileid)
-            known -= gone
+            is_vain = self._is_fenced or servers <= self._silent
+            gone = frozenset() if is_vain else await self._try(fileid)
+            _forget(self._head, gone)
             self._count(done=len(gone), left=len(due - gone))
 
     def _is_due(self, replica: Replica) -> bool:
@@ -439,24 +517,31 @@ class _Finisher:
     def _count(self, *, done: int, left: int) -> None:
         self.finished = Finished(self.finished.done + done, self.finished.left + left)
 
-    async def _try(self, fileid: int) -> set[int]:
+    async def _try(self, fileid: int) -> frozenset[int]:
         """The replicas that are gone now."""
         try:
             return await self._finish_file(fileid)
         except BridgeError as exc:
             self._is_fenced = is_fenced(exc)
             logger.warning("deletion could not be finished fileid=%d error=%s", fileid, exc)
-            return set()
+            return frozenset()
 
-    async def _finish_file(self, fileid: int) -> set[int]:
-        attempt = Attempt(Deletion.DELREPLICA, RemoteUser(), since=int(self._now()))
-        doomed = await self._head.database.transact(partial(_take_over, fileid, self._due, attempt))
-        removed = [each for each in doomed if await self._is_removed(each)]
-        if removed:
-            with suppress(GoneError):  # finished by another
-                await settle(self._head, fileid, removed)
-            logger.info("deletion finished fileid=%d replicas=%d", fileid, len(removed))
-        return _ids(removed)
+    async def _finish_file(self, fileid: int) -> frozenset[int]:
+        turn = _turn(self._head, fileid)
+        if turn.locked():  # by a client who is at it
+            return frozenset()
+        async with turn:
+            attempt = Attempt(Deletion.DELREPLICA, RemoteUser(), since=int(self._now()))
+            plan = await self._head.database.transact(partial(_take_over, fileid, self._due, attempt))
+            plan = plan._replace(doomed=[each for each in plan.doomed if await self._is_removed(each)])
+            if plan.is_empty:
+                return frozenset()
+            try:
+                gone = (await settle(self._head, fileid, plan)).gone
+            except GoneError:  # finished by another
+                gone = frozenset(_ids((*plan.doomed, *plan.spared)))
+            logger.info("deletion finished fileid=%d replicas=%d", fileid, len(gone))
+            return gone
 
     async def _is_removed(self, doomed: Doomed) -> bool:
         server, pfn = split_rfn(doomed.replica.rfn)
@@ -476,14 +561,20 @@ def _by_file(replica: Replica) -> int:
     return replica.fileid
 
 
-async def _take_over(fileid: int, due: float, attempt: Attempt, source: Source) -> list[Doomed]:
+async def _take_over(fileid: int, due: float, attempt: Attempt, source: Source) -> Plan:
     """A new mark keeps other finishers off, and the attempt that made the old one from undoing it."""
     await catalog.locked_entry(source, fileid)
     replicas = await catalog.replicas_of(source, fileid, locked=True)
-    doomed = [
-        Doomed.by(attempt, replica)
-        for replica in replicas
-        if (mark := Mark.of(replica)) is not None and mark.since <= due
-    ]
-    await write_marks(source, doomed)
-    return doomed
+    marked = [each for each in replicas if (mark := Mark.of(each)) is not None and mark.since <= due]
+    mounts = await mount_points(source)
+    good = [each for each in marked if not _has_fault(each, mounts)]
+    plan = await _planned(source, [Doomed.by(attempt, each) for each in good])
+    await write_marks(source, plan.doomed)
+    return plan
+
+
+def _has_fault(replica: Replica, mounts: Sequence[MountPoint]) -> bool:
+    """Its name was good when it was marked; somebody has changed it behind our back."""
+    if fault := fault_of(replica.rfn, mounts):
+        logger.warning("replica stays marked as being deleted rfn=%r error=%s", replica.rfn, fault)
+    return bool(fault)

@@ -39,3 +39,22 @@ WHERE r.rowid BETWEEN %s AND %s AND r.status = 'D' AND LOCATE(%s, r.xattr) > 0
 
 -- name: lock_directories
 SELECT fileid FROM {cns}.Cns_file_metadata WHERE fileid IN %s ORDER BY fileid FOR UPDATE
+
+-- name: complete_replica
+UPDATE {cns}.Cns_file_replica
+SET status = '-', ctime = UNIX_TIMESTAMP(), atime = UNIX_TIMESTAMP(), ptime = UNIX_TIMESTAMP(),
+    ltime = UNIX_TIMESTAMP(), xattr = %s
+WHERE rowid = %s
+
+-- name: charge_space
+UPDATE {dpm}.dpm_space_reserv SET u_space = u_space - %s WHERE s_token = %s
+
+-- name: abandoned_uploads
+SELECT COUNT(*), MIN(ctime) FROM {cns}.Cns_file_replica
+WHERE rowid BETWEEN %s AND %s AND status = 'P' AND ctime < UNIX_TIMESTAMP() - %s
+
+-- name: replicaids_by_rfns
+SELECT rowid FROM {cns}.Cns_file_replica WHERE sfn IN %s
+
+-- name: replicas_by_ids_locked
+SELECT {replica} FROM {cns}.Cns_file_replica r WHERE r.rowid IN %s ORDER BY r.rowid FOR UPDATE

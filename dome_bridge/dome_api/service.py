@@ -14,6 +14,7 @@ from dome_bridge.dome_api.cluster_watch import ClusterObserver
 from dome_bridge.dome_api.commands import COMMANDS
 from dome_bridge.dome_api.disk_client import DiskClient, Resolve
 from dome_bridge.dome_api.head import Head
+from dome_bridge.dome_api.leftovers import LeftoverObserver, count_forever
 from dome_bridge.dome_api.listeners import Listeners
 from dome_bridge.dome_api.removal import finish_forever
 from dome_bridge.dpm.pool import ConnectionPool
@@ -27,7 +28,7 @@ STOP_SECONDS = 20.0
 """What running requests get to finish when the service ends."""
 
 
-class ServiceObserver(Observer, ClusterObserver, Protocol):
+class ServiceObserver(Observer, ClusterObserver, LeftoverObserver, Protocol):
     """Is told of answers, and of what is heard of the disk servers."""
 
 
@@ -108,6 +109,9 @@ class ApiService:
         tasks = [
             asyncio.create_task(finish_forever(head, stop=stop)),
             asyncio.create_task(head.watch.run_forever()),
+            asyncio.create_task(count_forever(head, self._observer)),
+            asyncio.create_task(head.checksums.run_forever()),
+            asyncio.create_task(head.pulls.run_forever()),
         ]
 
         async def end() -> None:
@@ -126,8 +130,9 @@ def _resolve(disk: DiskConfig) -> Resolve:
 
 async def _require_known_catalog(source: Source) -> None:
     layout = await read_layout(source)
-    if not (layout.has_xattr and layout.has_replica_xattr and layout.has_account_xattr):
+    has_xattrs = layout.has_xattr and layout.has_replica_xattr and layout.has_account_xattr
+    if not (has_xattrs and layout.has_path):
         raise SchemaError(
-            "the DOME API needs the xattr columns of schema version 3.2.0: "
-            "upgrade the name server's database with the scripts of DPM's own release first"
+            "the DOME API needs the xattr columns of schema version 3.2.0 and the paths of quotatokens of "
+            "3.5.0: upgrade DPM's databases with the scripts of its own release first"
         )

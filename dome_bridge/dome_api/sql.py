@@ -10,7 +10,7 @@ from functools import cache
 from dome_bridge import statements
 from dome_bridge.dpm.source import Source
 
-_FILES = ("catalog.sql", "changes.sql", "people.sql", "replicas.sql")
+_FILES = ("catalog.sql", "changes.sql", "people.sql", "pools.sql", "quotatokens.sql", "replicas.sql")
 
 
 @cache
