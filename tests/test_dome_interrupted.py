@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -21,7 +20,6 @@ from dome_bridge.dome_api.removal import (
     finish_known_deletions,
 )
 from dome_bridge.dpm import xattr
-from sandbox.servers import MariaServer
 from tests.fixtures.storage import (
     ALICE,
     BOTH,
@@ -32,25 +30,10 @@ from tests.fixtures.storage import (
     Removal,
     Storage,
     by_delreplica,
-    golden_storage,
     marked,
     replicas,
-    room,
     until,
 )
-
-
-@pytest.fixture(scope="module")
-async def golden(maria: MariaServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Storage]:
-    async with golden_storage(maria, tmp_path_factory.mktemp("disks")) as storage:
-        yield storage
-
-
-@pytest.fixture
-async def storage(golden: Storage) -> AsyncIterator[Storage]:
-    async with room(golden) as storage:
-        yield storage
-        assert await storage.new_faults() == []
 
 
 @BOTH

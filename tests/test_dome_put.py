@@ -7,7 +7,7 @@ import json
 import re
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -29,29 +29,14 @@ from dome_bridge.dome_api.uploads import (
 from dome_bridge.dpm.fenced import FENCE_MESSAGE, FENCE_SQLSTATE
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
-from sandbox.servers import MariaServer
-from tests.fixtures.storage import ALICE, BOB, DISK1, DISK2, HOME, MOUNTS, ROOT, TOKEN, Answered, room
-from tests.fixtures.uploads import ADMIN, GIB, Uploads, golden_uploads
+from tests.fixtures.storage import ALICE, BOB, DISK1, DISK2, HOME, MOUNTS, ROOT, TOKEN, Answered
+from tests.fixtures.uploads import ADMIN, GIB, Uploads
 
 CLIENTS = 12
 ATLAS = HOME.replace("dteam", "atlas")
 TOP = HOME.rpartition("/")[0]
 REPLICAS = "{cns}.Cns_file_replica"
 FENCED = {"message": FENCE_MESSAGE, "state": FENCE_SQLSTATE}
-
-
-@pytest.fixture(scope="module")
-async def golden(maria: MariaServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Uploads]:
-    async with golden_uploads(maria, tmp_path_factory.mktemp("disks")) as uploads:
-        yield uploads
-
-
-@pytest.fixture
-async def uploads(golden: Uploads) -> AsyncIterator[Uploads]:
-    await golden.online()
-    async with room(golden):
-        yield golden
-        assert await golden.new_faults() == []
 
 
 async def test_new_file_is_the_users_and_has_one_replica_that_is_populated(uploads: Uploads) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -20,27 +19,12 @@ from dome_bridge.dome_api.uploads import (
 )
 from dome_bridge.dpm import xattr
 from dome_bridge.dpm.fenced import FENCE_MESSAGE, FENCE_SQLSTATE
-from sandbox.servers import MariaServer
-from tests.fixtures.storage import ALICE, DISK1, ROOT, TOKEN, Answered, room
-from tests.fixtures.uploads import GIB, Uploads, golden_uploads
+from tests.fixtures.storage import ALICE, DISK1, ROOT, TOKEN, Answered
+from tests.fixtures.uploads import GIB, Uploads
 
 CLIENTS = 12
 REPLICAS = "{cns}.Cns_file_replica"
 FENCED = {"message": FENCE_MESSAGE, "state": FENCE_SQLSTATE}
-
-
-@pytest.fixture(scope="module")
-async def golden(maria: MariaServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Uploads]:
-    async with golden_uploads(maria, tmp_path_factory.mktemp("disks")) as uploads:
-        yield uploads
-
-
-@pytest.fixture
-async def uploads(golden: Uploads) -> AsyncIterator[Uploads]:
-    await golden.online()
-    async with room(golden):
-        yield golden
-        assert await golden.new_faults() == []
 
 
 async def test_upload_that_is_done_is_available_and_counted(uploads: Uploads) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,6 @@ from dome_bridge.dome_api.removal import (
     finish_known_deletions,
 )
 from dome_bridge.dome_api.replica_names import is_in_file_system
-from sandbox.servers import MariaServer
 from tests.fixtures.source import writer
 from tests.fixtures.storage import (
     ALICE,
@@ -27,25 +25,10 @@ from tests.fixtures.storage import (
     Answered,
     Removal,
     Storage,
-    golden_storage,
     marked,
     replicas,
-    room,
     until,
 )
-
-
-@pytest.fixture(scope="module")
-async def golden(maria: MariaServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Storage]:
-    async with golden_storage(maria, tmp_path_factory.mktemp("disks")) as storage:
-        yield storage
-
-
-@pytest.fixture
-async def storage(golden: Storage) -> AsyncIterator[Storage]:
-    async with room(golden) as storage:
-        yield storage
-        assert await storage.new_faults() == []
 
 
 async def test_unlinked_file_is_gone_with_its_replicas(storage: Storage) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from dome_bridge.dome_api.replica_names import MOST_SLASHES, fault_of, normal, require_new_name, spellings
 from dome_bridge.errors import ApiError
-from sandbox.servers import MariaServer
 from tests.fixtures.storage import (
     BOTH,
     DISK1,
@@ -22,23 +20,8 @@ from tests.fixtures.storage import (
     Storage,
     by_delreplica,
     by_unlink,
-    golden_storage,
     replicas,
-    room,
 )
-
-
-@pytest.fixture(scope="module")
-async def golden(maria: MariaServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Storage]:
-    async with golden_storage(maria, tmp_path_factory.mktemp("disks")) as storage:
-        yield storage
-
-
-@pytest.fixture
-async def storage(golden: Storage) -> AsyncIterator[Storage]:
-    async with room(golden) as storage:
-        yield storage
-        assert await storage.new_faults() == []
 
 
 @BOTH
