@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -29,6 +30,7 @@ from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.wire import Answer, Parameters, Tree, command_of
 from dome_bridge.dome_api.xrdhttp import Signed, TokenError, verify
 from dome_bridge.dpm.checksum import PREFIX
+from sandbox.acceptor import Acceptor
 from sandbox.disk_data import DataPath, Transfer
 from sandbox.disk_head import HeadAccess, HeadClient, Told
 from sandbox.disk_store import DiskStore, Room
@@ -129,6 +131,7 @@ class DiskNode:
         self._size_error = 0
         self._healed = asyncio.Event()
         self._runner: web.ServerRunner | None = None
+        self._acceptor = Acceptor(self._connected)
         self._commands: Mapping[tuple[str, str], _Command] = {
             ("GET", "dome_getspaceinfo"): self._getspaceinfo,
             ("GET", "dome_statpfn"): self._statpfn,
@@ -168,12 +171,11 @@ class DiskNode:
         runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.address, self.port, reuse_address=True).start()
+            self.port = self._acceptor.open(self.address, self.port)
         except OSError:
             await runner.cleanup()
             raise
         self._runner = runner
-        self.port = int(runner.addresses[0][1])
         await self._head.start()
         if self._learns:
             self._work.spawn(self._learn_forever())
@@ -186,6 +188,7 @@ class DiskNode:
         self._end_waiting()
         self._data.cut()
         await self._work.stop()
+        await self._acceptor.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -278,6 +281,13 @@ class DiskNode:
     def _end_waiting(self) -> None:
         self._healed.set()
         self._healed = asyncio.Event()
+
+    async def _connected(self, client: socket.socket) -> None:
+        runner = self._runner
+        if runner is None or runner.server is None:
+            client.close()
+            return
+        await asyncio.get_running_loop().connect_accepted_socket(runner.server, client)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         if (pfn := self._data.pfn_of(request)) is not None:

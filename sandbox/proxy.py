@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from sandbox.acceptor import Acceptor
 
 CHUNK_BYTES = 64 * 1024
 
@@ -25,39 +26,31 @@ class FaultyProxy:
         self.unix_socket = str(unix_socket)
         self.host, self.port = "127.0.0.1", 0
         self.delay = 0.0  # seconds before each chunk, in both directions
-        self.accepted = 0
         self.forwarded_bytes = 0
         self._hearing = asyncio.Event()
         self._hearing.set()
-        self._listening: socket.socket | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._acceptor = Acceptor(self._serve)
 
     @property
     def is_deaf(self) -> bool:
         return not self._hearing.is_set()
 
+    @property
+    def accepted(self) -> int:
+        return self._acceptor.accepted
+
     async def start(self) -> None:
         """Listen, on the same port again after a stop."""
-        if self._listening is None:
-            self._listening = socket.create_server((self.host, self.port), backlog=100)
-            self._listening.setblocking(False)
-            self.port = self._listening.getsockname()[1]
-            asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
+        if not self._acceptor.is_open:
+            self.port = self._acceptor.open(self.host, self.port)
 
     async def stop(self) -> None:
         """Refuse new connections and cut the present ones, as a server that is down."""
-        listening, self._listening = self._listening, None
-        if listening is not None:
-            asyncio.get_running_loop().remove_reader(listening)
-            listening.close()
-        await self.cut()
+        await self._acceptor.close()
 
     async def cut(self) -> None:
         """Reset the present connections; new ones are accepted."""
-        connections = list(self._connections)
-        for connection in connections:
-            connection.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await self._acceptor.cut()
 
     def go_deaf(self) -> None:
         """Accept and swallow: no byte is passed on and no answer comes, as behind a dead router."""
@@ -79,20 +72,6 @@ class FaultyProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
-
-    def _accept(self, listening: socket.socket) -> None:
-        """Not asyncio's server: closed at the wrong moment, that one leaves an accepted socket open."""
-        try:
-            client, _ = listening.accept()
-        except OSError:
-            return
-        client.setblocking(False)
-        self.accepted += 1
-        connection = asyncio.create_task(self._serve(client))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
-        # A task that is cancelled before its first step never runs, not even its finally.
-        connection.add_done_callback(partial(_close, client))
 
     async def _serve(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client)
@@ -140,7 +119,3 @@ class FaultyProxy:
     async def _swallow(self, reader: asyncio.StreamReader) -> None:
         while await reader.read(CHUNK_BYTES):
             pass
-
-
-def _close(client: socket.socket, _: asyncio.Task[None]) -> None:
-    client.close()
