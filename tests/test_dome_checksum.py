@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dome_bridge.config import QueueConfig
-from dome_bridge.dome_api import checksum_record
+from dome_bridge.dome_api import checksum_record, commands_checksum
 from dome_bridge.dome_api.catalog import Entry, Replica
+from dome_bridge.dome_api.checksums import Sum
+from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.properties import MAX_XATTR_BYTES
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dpm import checksum, xattr
+from dome_bridge.dpm.source import Source
 from sandbox.servers import MariaServer
 from tests.fixtures.queues import Said, Site, eventually, queue_site
 from tests.fixtures.storage import ALICE, DISK1, DISK2, room
@@ -244,6 +247,28 @@ async def test_client_that_demands_it_with_every_question_gets_an_answer(served:
     assert (await answer(served, "f", force_recalc="true"))["checksum"] == ADLER32
     assert len(served.orders("dome_dochksum")) == 1
     assert (await ask(served, "f", force_recalc="true")).status == 202
+
+
+async def test_demand_that_meets_the_end_of_a_calculation_does_not_begin_another(
+    served: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [replica] = await make(served, "f", DISK1)
+    await give(served, "f", csumtype="AD", csumvalue="00000001")
+    served.disks[DISK1].slow_data(0.2)
+    assert (await ask(served, "f", force_recalc="true")).status == 202
+    look = commands_checksum._look_up
+
+    async def slow_look(asked: Sum, cluster: Cluster, source: Source) -> commands_checksum._Found:
+        """The result comes while a client's question is being answered."""
+        found = await look(asked, cluster, source)
+        await eventually_told(served, "done")
+        return found
+
+    monkeypatch.setattr(commands_checksum, "_look_up", slow_look)
+    said = await ask(served, "f", force_recalc="true")
+    assert (said.status, said.values.get("checksum")) == (200, ADLER32)
+    assert len(served.orders("dome_dochksum")) == 1
+    assert replica.rfn.endswith(served.orders("dome_dochksum")[0]["pfn"])
 
 
 async def test_demand_for_the_file_is_not_lost_to_a_question_about_a_replica(site: Site) -> None:

@@ -16,15 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dome_bridge.config import QueueConfig
+from dome_bridge.dome_api import commands_get
 from dome_bridge.dome_api.catalog import Replica
 from dome_bridge.dome_api.cluster import Activity, Cluster, FileSystem, Pool
+from dome_bridge.dome_api.head import Call
 from dome_bridge.dome_api.quotatokens import QuotaToken
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.stat_hook import DEFAULT_MODE, ExternalStat, StatHook, parsed
-from dome_bridge.dome_api.volatile import leads_to, pools_that_pull
+from dome_bridge.dome_api.volatile import can_be_pulled, leads_to, pools_that_pull
 from dome_bridge.errors import ApiError
 from sandbox.servers import MariaServer
-from tests.fixtures.queues import Said, Site, eventually, queue_site
+from tests.fixtures.queues import TICK_SECONDS, Said, Site, eventually, queue_site
 from tests.fixtures.storage import ALICE, DISK2, Answered, room, until
 
 VOLATILE = "/dpm/test/home/vol"
@@ -208,6 +210,26 @@ async def test_no_more_is_pulled_at_a_time_than_one_server_may(site: Site, elsew
         elsewhere.release()
         await got(site, second)
     assert [lfn for lfn, _ in elsewhere.fetched] == [first, second]
+
+
+async def test_question_that_meets_the_end_of_a_pull_does_not_begin_another(
+    served: Site, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lfn, _ = await begun(served)
+    look = can_be_pulled
+
+    async def slow_look(call: Call, path: str) -> bool:
+        """The file arrives while a client's question is being answered."""
+        elsewhere.release()
+        while call.head.pulls.is_pulling(lfn):  # noqa: ASYNC110 - nobody sets an event for it
+            await asyncio.sleep(0.005)
+        return await look(call, path)
+
+    monkeypatch.setattr(commands_get, "can_be_pulled", slow_look)
+    assert (await get(served, lfn)).status == 202
+    await got(served, lfn)
+    await asyncio.sleep(5 * TICK_SECONDS)
+    assert [fetched for fetched, _ in elsewhere.fetched] == [lfn]
 
 
 async def test_checksum_of_a_pulled_file_is_kept(served: Site) -> None:

@@ -90,6 +90,8 @@ class Checksums:
         )
         self._demanded: dict[Sum, Sum] = {}
         self._fresh: dict[Sum, float] = {}
+        self.endings = 0
+        """Calculations that have ended: who reads the catalog sees by it whether the reading is old."""
 
     def __len__(self) -> int:
         """Those that run and those that wait."""
@@ -126,6 +128,7 @@ class Checksums:
 
     def ended(self, key: Sum, *, is_stored: bool) -> None:
         """Its disk server has stopped. is_stored: with a result, which is in the catalog now."""
+        self.endings += 1
         for asked in [asked for asked, demanded in self._demanded.items() if demanded == key]:
             del self._demanded[asked]
             if is_stored:

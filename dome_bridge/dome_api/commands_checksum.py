@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 commands = Commands()
 
+LOOKS = 3
+"""At the catalog, as long as calculations end meanwhile."""
+
 KINDS = ("md5", "crc32", "adler32")
 """What clients may ask for."""
 
@@ -48,13 +51,14 @@ async def chksum(
     if name not in KINDS:
         raise ApiError(422, f"unknown checksum type {name}")
     asked, checksums = Sum(lfn, pfn, name), call.head.checksums
-    for _ in range(2):
+    for _ in range(LOOKS):
+        endings = checksums.endings
         is_outdated = checksums.is_outdated(asked, is_demanded=force)
         found = await call.database.read(partial(_look_up, asked, call.cluster))
         if not is_outdated and found.is_stored:
             return Answer.json({"status": "found", **found.stored})
-        # What has left the queue during the look is in the catalog: look again.
-        if force or found.key in checksums:
+        # What has left the queue during the look may be in the catalog now.
+        if checksums.endings == endings:
             break
     if found.key is None:
         raise ApiError(404, f"The provided LFN does not have any replicas that are complete: '{lfn}'")

@@ -33,6 +33,7 @@ async def get(call: Call, lfn: Text = "") -> Answer:
     if not lfn:
         raise ApiError(404, "Cannot stat the parent of lfn: ''")
     subject = await call.subject()
+    endings = call.head.pulls.endings
     found = await call.database.read(partial(_readable, lfn, subject))
     if not found.exists:
         return await _fetched_anew(call, lfn, subject)
@@ -41,7 +42,7 @@ async def get(call: Call, lfn: Text = "") -> Answer:
     if places := readable_places(call.cluster, found.replicas):
         return Answer.json(places)
     if pending := found.pending:
-        return await _fetched(call, lfn, pending)
+        return await _fetched(call, lfn, pending, endings)
     raise ApiError(500, f"Unable to find replicas for '{lfn}'")
 
 
@@ -97,10 +98,12 @@ async def _fetched_anew(call: Call, lfn: str, subject: Subject) -> Answer:
     try:
         new = await new_replica(call, Order(lfn))
     except ApiError:
+        endings = call.head.pulls.endings
         found = await call.database.read(partial(_readable, lfn, subject))
         if not found.pending:
             raise
-        return await _fetched(call, lfn, found.pending)  # somebody else has asked at the same time
+        # somebody else has asked at the same time
+        return await _fetched(call, lfn, found.pending, endings)
     place = new.filesystem
     pulls = await _request(call, lfn, place.server, new.pfn, place.pool, is_new=True)
     return Answer.text(
@@ -110,12 +113,17 @@ async def _fetched_anew(call: Call, lfn: str, subject: Subject) -> Answer:
     )
 
 
-async def _fetched(call: Call, lfn: str, pending: Replica) -> Answer:
-    """A pull goes on, or is asked for again: after a restart, or when it was given up."""
+async def _fetched(call: Call, lfn: str, pending: Replica, endings: int) -> Answer:
+    """A pull goes on, or is asked for again: after a restart, or when it was given up.
+
+    endings: of pulls, when the replica was found to be pending. If one has ended since, it may be this
+    one, and fetching it again would write over a file that is whole: the client's next question tells.
+    """
     if not await can_be_pulled(call, lfn):
         raise ApiError(500, "Only pending replicas are available.")
     server, pfn = split_rfn(pending.rfn)
-    await _request(call, lfn, server, pfn, pending.pool)
+    if call.head.pulls.endings == endings:
+        await _request(call, lfn, server, pfn, pending.pool)
     return Answer.text(f"Refreshed file pull request for {server}, path {lfn}", 202)
 
 

@@ -58,6 +58,8 @@ class Pulls:
         self._disks = disks
         self._watch = watch
         self._clock = clock
+        self.endings = 0
+        """Pulls that have ended: who reads the catalog sees by it whether the reading is old."""
         self._quiet_end = clock() + QUIET_TICKS * tick_seconds
         self._queue: WorkQueue[Pull] = WorkQueue(
             max_total=config.max_total,
@@ -93,7 +95,8 @@ class Pulls:
         self._queue.hear(lfn, server)
 
     def ended(self, lfn: str) -> None:
-        """Its disk server has stopped."""
+        """Its disk server has stopped; what it has fetched is in the catalog now."""
+        self.endings += 1
         self._queue.finish(lfn)
         self._dispatcher.wake()
 
