@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ class Config:
     domehead: DomeheadConf | None = field(default=None, repr=False)
 
 
+HTTPS_PORT = 443
+
 _AUTHORIZED = "glb.auth.authorizeDN"
 _SIGNING_KEY = "glb.restclient.xrdhttpkey"
 
@@ -135,6 +137,9 @@ _API_OF_DOMEHEAD: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "api.pulls.max_total": ("head.filepulls.maxtotal", _number),
     "api.pulls.max_per_server": ("head.filepulls.maxpernode", _number),
     "api.pulls.timeout_seconds": ("head.filepulls.qtmout", _number),
+    "disk.certificate": ("glb.restclient.cli_certificate", str),
+    "disk.key": ("glb.restclient.cli_private_key", str),
+    "disk.ca_dir": ("glb.restclient.ca_path", str),
     "disk.url_prefix": ("head.diskdomemgmtsuffix", _without_slash),
     "disk.connect_seconds": ("glb.restclient.conn_timeout", _number),
     "disk.request_seconds": ("glb.restclient.ops_timeout", _number),
@@ -174,7 +179,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, etc: Path = Path("/et
         exporter=ExporterConfig(**given["exporter"]),
         api=_api_config(given["api"], head, where),
         auth=_auth_config(given["auth"], head, where),
-        disk=DiskConfig(**_with_head("disk", given["disk"], head)),
+        disk=_disk_config(given["disk"], head, where),
         monitoring=MonitoringConfig(**given["monitoring"]),
         dcache=DcacheConfig(**given["dcache"]),
         path=file,
@@ -267,6 +272,18 @@ def _with_head(section: str, given: Mapping[str, Any], head: DomeheadConf) -> di
         if text and key.section == section and key.key not in given:
             settings[key.key] = key.parse(value_of(text), f"{head.source}: {origin}, taken for {name}")
     return settings
+
+
+def _disk_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> DiskConfig:
+    disk = DiskConfig(**_with_head("disk", given, head))
+    if disk.scheme != "https":
+        return disk
+    if disk.certificate is None or disk.key is None:
+        raise ConfigError(
+            f"{where}: disk.scheme is https, which needs the head's certificate:"
+            " add disk.certificate and disk.key"
+        )
+    return disk if "port" in given else replace(disk, port=HTTPS_PORT)
 
 
 def _listeners(given: Sequence[Mapping[str, Any]], where: str) -> tuple[ListenConfig, ...]:

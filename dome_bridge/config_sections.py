@@ -343,11 +343,22 @@ class AuthConfig:
 class DiskConfig:
     """The head's own requests to the disk servers.
 
+    http is signed with the key of `[auth]`; https needs `certificate` and `key`, whose subject the disk
+    servers must trust.
+
     Keys marked * are taken from `domehead_conf` if they are not given here.
     """
 
     scheme: str = field(default="http", metadata=_key(SCHEME, "how the disk servers are spoken to"))
-    port: int = field(default=1095, metadata=_key(PORT, "their port"))
+    port: int = field(default=1095, metadata=_key(PORT, "their port; for https 443 unless given"))
+    certificate: Path | None = field(
+        default=None, metadata=_key(PATH, "* the certificate that the head shows, for https")
+    )
+    key: Path | None = field(default=None, metadata=_key(PATH, "* its private key"))
+    ca_dir: Path = field(
+        default=Path("/etc/grid-security/certificates"),
+        metadata=_key(FILE, "* directory of the CAs that disk servers' certificates must come from"),
+    )
     url_prefix: str = field(
         default="/domedisk", metadata=_key(URL_PREFIX, "* what the path of a request begins with")
     )

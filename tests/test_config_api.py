@@ -173,10 +173,12 @@ def test_unknown_protocol_is_no_promise(tmp_path: Path, protocol: str) -> None:
     assert "yet" not in message
 
 
-def test_disks_over_https_are_refused_for_now(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "disk.scheme = 'https'").endswith(
-        'expected "http", got "https" (not available in this version of dome-bridge yet)'
-    )
+def test_disks_over_https_need_a_certificate_and_have_a_port_of_their_own(tmp_path: Path) -> None:
+    assert "add disk.certificate and disk.key" in refusal(tmp_path, "disk.scheme = 'https'")
+    text = "[disk]\nscheme = 'https'\ncertificate = '/etc/c.pem'\nkey = '/etc/k.pem'\n"
+    disk = load_text(tmp_path, text).disk
+    assert (disk.scheme, disk.port, disk.key) == ("https", 443, Path("/etc/k.pem"))
+    assert load_text(tmp_path, f"{text}port = 1095").disk.port == 1095
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import datetime
 import ipaddress
 import json
 import logging
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from dome_bridge.dome_api.disk_client import (
     DiskUnknownError,
     DiskUnreachableError,
 )
+from dome_bridge.dome_api.disk_tls import client_tls
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.wire import Parameters, Tree
 from dome_bridge.errors import ConfigError, DiskError
@@ -524,19 +528,47 @@ def serving(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-async def test_trusted_disk_is_spoken_to_over_tls(certificate: Path) -> None:
-    disk_config = DiskConfig(scheme="https")
-    async with RawDisk(tls=serving(certificate)) as disk:
+@pytest.fixture(scope="module")
+def ca_dir(certificate: Path) -> Path:
+    """As grid CAs lie there: under the hashes of their names."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program is needed to hash the names of CAs")
+    directory = certificate.parent / "certificates"
+    directory.mkdir()
+    (directory / "ca.pem").write_bytes(certificate.read_bytes())
+    subprocess.run(["openssl", "rehash", str(directory)], check=True, capture_output=True)
+    return directory
+
+
+async def test_disk_over_https_is_shown_the_certificate_and_must_have_its_own(
+    certificate: Path, ca_dir: Path
+) -> None:
+    disk_config = DiskConfig(scheme="https", certificate=certificate, key=certificate, ca_dir=ca_dir)
+    strict = serving(certificate)
+    strict.verify_mode = ssl.CERT_REQUIRED
+    strict.load_verify_locations(certificate)
+    async with RawDisk(tls=strict) as disk:
         async with DiskClient(
             disk_config,
             secret="",
             dn="",
             host="",
             resolve=lambda _: ("127.0.0.1", disk.port),
-            tls=ssl.create_default_context(cafile=str(certificate)),
+            tls=client_tls(disk_config),
         ) as client:
-            await client.remove(SERVER, PFN, ALICE)
+            await client.remove("127.0.0.1", PFN, ALICE)
+            with pytest.raises(DiskUnreachableError, match="TLS"):
+                await client.remove(SERVER, PFN, ALICE)
         assert len(disk.heard) == 1
+
+
+def test_certificate_that_cannot_be_used_is_named(certificate: Path, tmp_path: Path) -> None:
+    missing = DiskConfig(scheme="https", certificate=tmp_path / "none", key=certificate, ca_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"disk\.certificate .*none"):
+        client_tls(missing)
+    with pytest.raises(ConfigError, match=r"disk\.ca_dir"):
+        client_tls(replace(missing, ca_dir=tmp_path / "none"))
+    assert client_tls(DiskConfig()) is None
 
 
 async def test_disk_with_an_untrusted_certificate_is_told_nothing(certificate: Path) -> None:

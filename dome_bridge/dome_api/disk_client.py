@@ -227,6 +227,8 @@ class DiskClient:
             data=order.body,
             headers=order.headers,
             allow_redirects=False,
+            # the certificate is for the name that DPM knows, wherever that leads
+            server_hostname=order.server if self._tls else None,
             trace_request_ctx=progress,
         ) as response:
             return DiskAnswer(response.status, await _text(response))

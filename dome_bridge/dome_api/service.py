@@ -13,6 +13,7 @@ from dome_bridge.dome_api.application import Application, Observer
 from dome_bridge.dome_api.cluster_watch import ClusterObserver
 from dome_bridge.dome_api.commands import COMMANDS
 from dome_bridge.dome_api.disk_client import DiskClient, Resolve
+from dome_bridge.dome_api.disk_tls import client_tls
 from dome_bridge.dome_api.head import Head
 from dome_bridge.dome_api.leftovers import LeftoverObserver, count_forever
 from dome_bridge.dome_api.listeners import Listeners
@@ -83,6 +84,7 @@ class ApiService:
             dn=f"/CN={fqdn}",
             host=fqdn,
             resolve=self._resolve or _resolve(config.disk),
+            tls=await asyncio.to_thread(client_tls, config.disk),
         )
         await stack.enter_async_context(disks)
         head = Head.over(config, database, disks, self._observer, hosts=names)
