@@ -179,11 +179,15 @@ class Arrival:
 
 
 async def upload_under_way(source: Source, rfn: str) -> Replica:
-    """Raises ApiError: 404 if there is no such replica, 422 if nobody is populating it."""
+    """Raises ApiError: 500, as in DOME, if there is no such replica, 422 if nobody is populating it."""
     replica = await catalog.replica_by_rfn(source, rfn)
     if replica is None:
-        raise ApiError(404, f"Replica not found '{rfn}': was the file deleted, or never put?")
+        raise _not_accessible(rfn, "was the file deleted, or never put?")
     return _require_under_way(replica)
+
+
+def _not_accessible(rfn: str, why: str) -> ApiError:
+    return ApiError(500, f"Not accessible '{rfn}': Replica not found: {why}")
 
 
 def _require_under_way(replica: Replica) -> Replica:
@@ -214,7 +218,7 @@ async def _finish(arrival: Arrival, depth: int, source: Source) -> None:
         raise _without_file(found)
     replica = await catalog.locked_replica(source, found.replicaid)
     if replica is None or (replica.fileid, replica.rfn) != (found.fileid, found.rfn):
-        raise ApiError(404, f"Replica not found '{found.rfn}': it was deleted or renamed just now")
+        raise _not_accessible(found.rfn, "it was deleted or renamed just now")
     await _complete(source, _require_under_way(replica), entry, arrival)
     await add_to_sizes(source, lineage, arrival.size, depth)
     if replica.setname:
