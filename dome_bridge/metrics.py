@@ -279,8 +279,8 @@ class ApiMetrics(Registered):
         )
         self._interrupted = self._gauge(
             "interrupted_deletions",
-            "Replicas whose deletion this process could not finish yet, counted with the uploads. "
-            "NaN before the first count.",
+            "Replicas that the API has marked as being deleted, under way or interrupted, counted with the "
+            "uploads. NaN before the first count.",
         )
         self.leftovers_counted(math.nan, math.nan)
 

@@ -29,10 +29,14 @@ async def test_old_uploads_and_known_deletions_are_counted(maria: MariaServer, t
         await maria.execute(
             f"UPDATE `{storage.site.cns}`.Cns_file_replica SET ctime = UNIX_TIMESTAMP() - 3600 * 25"
         )
+        await maria.execute(
+            f"UPDATE `{storage.site.cns}`.Cns_file_replica SET status = 'D', xattr = %s "
+            "WHERE status <> 'P' ORDER BY rowid LIMIT 2",
+            ['{"dome_bridge.deleting": "unlink,-,1,ab"}'],
+        )
         replicas = f"SELECT * FROM `{storage.site.cns}`.Cns_file_replica"
         before = await maria.fetch(replicas)
         uploads = len(await maria.fetch(f"{replicas} WHERE status = 'P'"))
-        storage.head.unfinished.update({1, 2})
         await count_leftovers(storage.head, counted)
         assert await maria.fetch(replicas) == before
     assert uploads > 0

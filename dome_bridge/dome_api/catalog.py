@@ -376,11 +376,6 @@ async def locked_child(source: Source, parent: int, name: str) -> Entry | None:
     return await _entry(source, "child_locked", parent, bytes_of(name))
 
 
-async def children(source: Source, fileid: int) -> list[Entry]:
-    """What is in a directory, in byte order of the names."""
-    return [Entry.from_row(row) for row in await source.fetch(statement(source, "children"), (fileid,))]
-
-
 async def has_children(source: Source, fileid: int) -> bool:
     """Nothing can come into an empty directory until the transaction ends."""
     return await source.fetchrow(sql(source, "any_child_locked"), (fileid,)) is not None

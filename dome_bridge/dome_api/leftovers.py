@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from dome_bridge.dome_api.head import Head
+from dome_bridge.dome_api.removal import deletions_left
 from dome_bridge.dome_api.uploads import abandoned_uploads
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import BridgeError
@@ -29,10 +30,11 @@ class LeftoverObserver(Protocol):
 
 
 async def count_leftovers(head: Head, observer: LeftoverObserver) -> None:
-    """Once. Deletions: those that this process knows of; `dome-bridge check` finds all."""
+    """Once. Deletions: all that are marked, also those that are under way just now."""
     seconds = head.config.api.abandoned_upload_hours * 3600
     uploads = await head.database.read(partial(_abandoned, seconds))
-    observer.leftovers_counted(uploads, len(head.unfinished))
+    deletions = await head.database.read(deletions_left)
+    observer.leftovers_counted(uploads, len(deletions))
 
 
 async def _abandoned(seconds: float, source: Source) -> int:

@@ -376,15 +376,23 @@ class Interrupted:
     since: int
 
 
-async def deletions_left(source: Source) -> list[Interrupted]:
-    """All that is marked in the catalog, also what is under way. Reads the whole table of replicas."""
+async def deletions_left(
+    source: Source, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> list[Interrupted]:
+    """All that is marked in the catalog, also what is under way.
+
+    Reads the whole table of replicas, and rests as long as it reads.
+    """
+    clock = asyncio.get_running_loop().time
     found = []
     for first in await _scan_starts(source):
+        began = clock()
         for replica in await _marked_from(first, source):
             if mark := Mark.of(replica):
                 found.append(
                     Interrupted(replica.replicaid, replica.fileid, replica.rfn, mark.deletion, mark.since)
                 )
+        await sleep(clock() - began)
     return found
 
 
