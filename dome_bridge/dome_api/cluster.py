@@ -51,6 +51,12 @@ class Report(NamedTuple):
     activity: Activity = Activity.ONLINE
 
 
+def lies_on(mount: str, pfn: str) -> bool:
+    """Whether a path is that of a file system or below it, by its text."""
+    path = mount.rstrip("/")
+    return pfn == path or pfn.startswith(f"{path}/")
+
+
 @dataclass(frozen=True, slots=True)
 class FileSystem:
     """A row of dpm_fs, and what its server has last said of it."""
@@ -73,8 +79,7 @@ class FileSystem:
 
     def holds(self, server: str, pfn: str) -> bool:
         """Whether a file lies on it, by server and path."""
-        path = self.path.rstrip("/")
-        return server == self.server and (pfn == path or pfn.startswith(f"{path}/"))
+        return server == self.server and lies_on(self.path, pfn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from dome_bridge.dome_api.catalog import Replica, bytes_of, split_rfn, statement, text_of
+from dome_bridge.dome_api.cluster import lies_on
 from dome_bridge.dome_api.sql import sql
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
@@ -43,9 +44,7 @@ async def mount_points(source: Source) -> list[MountPoint]:
 
 def is_in_file_system(server: str, pfn: str, mounts: Iterable[MountPoint]) -> bool:
     """By the text of the path."""
-    return any(
-        server == known and (pfn == path or pfn.startswith(f"{path.rstrip('/')}/")) for known, path in mounts
-    )
+    return any(server == known and lies_on(path, pfn) for known, path in mounts)
 
 
 def _has_mount_point(server: str, pfn: str, mounts: Iterable[MountPoint]) -> bool:
