@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dome_bridge.dome_api.xrdhttp import VALID_SECONDS, Signed, TokenError, TokenFault, sign, trimmed, verify
+from dome_bridge.auth.xrdhttp import VALID_SECONDS, Signed, TokenError, TokenFault, sign, trimmed, verify
 
 VECTORS: Mapping[str, Any] = json.loads((Path(__file__).parent / "golden/xrdhttp-tokens.json").read_text())
 FROM_SERVER: list[Mapping[str, Any]] = VECTORS["from_server"]

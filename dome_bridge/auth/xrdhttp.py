@@ -2,7 +2,8 @@
 
 Signer and verifier hash through one function, so they cannot disagree. Names, order and decoding are
 those of XrdHttp (XrdHttpUtils.cc, calcHashes; XrdHttpProtocol.cc, XrdHttpReq.cc); where that one is
-lenient (an invalid %-pair cuts the text, the time passes like C's atoi) this one refuses.
+lenient (an invalid %-pair cuts the text, the time passes like C's atoi, the last of two values counts) this
+one refuses.
 Text may stand for any bytes: what is not UTF-8 in a value or a target is kept by surrogateescape.
 """
 
@@ -38,6 +39,8 @@ _METHOD_CODES: Mapping[str, int] = {
 _OTHER_METHOD = 0
 
 _DIGEST_BYTES = 16
+_TOKEN = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_OURS = b"xrdhttp"
 _TIME_DIGITS = 20
 _ORIGIN = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 _BAD_PAIR = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -103,6 +106,8 @@ def verify(secret: str, method: str, raw_target: str, *, now: float, peer: str) 
     given = parameters.get(b"xrdhttptk", b"")
     if not given or b"xrdhttptime" not in parameters:
         raise TokenError(TokenFault.MISSING, "the request has no token: sign it, or use TLS")
+    if not _TOKEN.fullmatch(given):
+        raise TokenError(TokenFault.MALFORMED, "xrdhttptk is not 24 characters of base64")
     issued = _issue_time(parameters[b"xrdhttptime"])
     _check_fresh(issued, now)
     signed = Signed(
@@ -183,9 +188,12 @@ def _unescaped(data: bytes) -> bytes:
 
 
 def _parameters(query: bytes) -> dict[bytes, bytes]:
-    """Of the decoded query. A later duplicate wins, an empty value counts as absent."""
-    pairs = (piece.partition(b"=") for piece in query.split(b"&"))
-    return {key: value for key, _, value in pairs if value}
+    """Of the decoded query, without empty values. Of two values for one name either could be meant."""
+    pieces = (piece.partition(b"=") for piece in query.split(b"&"))
+    pairs = [(key, value) for key, _, value in pieces if key.startswith(_OURS)]
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise TokenError(TokenFault.MALFORMED, "a parameter of the request's token is given twice")
+    return {key: value for key, value in pairs if value}
 
 
 def _decoded_again(parameters: Mapping[bytes, bytes], key: bytes) -> str:
