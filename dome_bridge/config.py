@@ -1,28 +1,27 @@
 """The settings: dome-bridge.toml, and DPM's domehead.conf for what the file leaves out.
 
-`config_sections` has the sections, `config_keys` what may stand in the file; here is what the values mean
-together. `python -m dome_bridge.config` prints the tables of docs/reference/config.md. Nothing is read before
-`load` is called.
+`config_sections` and `config_auth` have the sections, `config_keys` what may stand in the file. What the
+values mean together is said here; of listeners in `config_listen`, of who is believed in `config_issuers`.
+`python -m dome_bridge.config` prints the tables of docs/reference/config.md. Nothing is read before `load` is
+called.
 """
 
 from __future__ import annotations
 
 import inspect
-import ipaddress
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dome_bridge.config_keys import BY_NAME, KEYS, Key, heading, holds_secret, nth, read_toml, typed
-from dome_bridge.config_kinds import subject
+from dome_bridge.config_issuers import auth_config, check_inherited_key
+from dome_bridge.config_keys import BY_NAME, KEYS, Key, heading, holds_secret, read_toml, typed
+from dome_bridge.config_listen import check_listeners, listeners, proxied
 from dome_bridge.config_secrets import (
-    SIGNING_KEY_LENGTH,
     has_password,
-    read_signing_key,
     redact,
     warn_if_loose,
     with_secret,
@@ -36,13 +35,16 @@ from dome_bridge.config_sections import (
     DcacheConfig,
     DiskConfig,
     DpmConfig,
+    Endpoint,
     ExporterConfig,
+    IssuerConfig,
     ListenConfig,
     MonitoringConfig,
     PlacementConfig,
     ProxiedConfig,
     QueueConfig,
     SpacemanagerConfig,
+    TlsConfig,
     machine_zone,
 )
 from dome_bridge.dpm import domehead
@@ -61,7 +63,9 @@ __all__ = [
     "DcacheConfig",
     "DiskConfig",
     "DpmConfig",
+    "Endpoint",
     "ExporterConfig",
+    "IssuerConfig",
     "Key",
     "ListenConfig",
     "MonitoringConfig",
@@ -69,6 +73,7 @@ __all__ = [
     "ProxiedConfig",
     "QueueConfig",
     "SpacemanagerConfig",
+    "TlsConfig",
     "heading",
     "load",
     "machine_zone",
@@ -100,8 +105,7 @@ class Config:
 
 HTTPS_PORT = 443
 
-_AUTHORIZED = "glb.auth.authorizeDN"
-_SIGNING_KEY = "glb.restclient.xrdhttpkey"
+_KEY_PAIR = frozenset({"certificate", "key"})
 
 _DATABASE_OF_DOMEHEAD: Mapping[str, tuple[str, Callable[[DomeheadConf], object]]] = {
     "host": ("head.db.host", lambda conf: conf.host),
@@ -125,11 +129,14 @@ def _without_slash(text: str) -> str:
 _API_OF_DOMEHEAD: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "api.url_prefix": ("glb.auth.urlprefix", _without_slash),
     "api.host_names": ("glb.myhostname", lambda name: [name]),
-    "api.gridmap_file": ("head.gridmapfile", str),
+    "auth.gridmap_file": ("head.gridmapfile", str),
     "api.directory_size_depth": ("head.dirspacereportdepth", _number),
     "api.tick_seconds": ("glb.tickfreq", _number),
     "api.stat_hook": ("head.filepuller.stathook", str),
     "api.stat_hook_seconds": ("head.filepuller.stathooktimeout", _number),
+    "api.tls.certificate": ("glb.restclient.cli_certificate", str),
+    "api.tls.key": ("glb.restclient.cli_private_key", str),
+    "api.tls.ca_dir": ("glb.restclient.ca_path", str),
     "api.placement.min_free_mb": ("head.put.minfreespace_mb", _number),
     "api.checksums.max_total": ("head.checksum.maxtotal", _number),
     "api.checksums.max_per_server": ("head.checksum.maxpernode", _number),
@@ -178,7 +185,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, etc: Path = Path("/et
         spacemanager=SpacemanagerConfig(**given["spacemanager"]),
         exporter=ExporterConfig(**given["exporter"]),
         api=_api_config(given["api"], head, where),
-        auth=_auth_config(given["auth"], head, where),
+        auth=auth_config(_with_head("auth", given["auth"], head), head, where),
         disk=_disk_config(given["disk"], head, where),
         monitoring=MonitoringConfig(**given["monitoring"]),
         dcache=DcacheConfig(**given["dcache"]),
@@ -186,6 +193,9 @@ def load(path: Path | None, environ: Mapping[str, str], *, etc: Path = Path("/et
         domehead=conf,
     )
     _check_gates(config.exporter, where)
+    if config.api.enabled:
+        check_listeners(config.api, config.auth, where)
+        check_inherited_key(config.auth, head)
     return config
 
 
@@ -251,17 +261,12 @@ def _chimera_config(given: Mapping[str, Any], where: str) -> ChimeraConfig:
 
 def _api_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> ApiConfig:
     settings = _with_head("api", given, head)
-    settings["listen"] = _listeners(given.get("listen", ()), where)
-    settings["proxied"] = _proxied(given.get("proxied", {}), where)
+    settings["listen"] = listeners(given.get("listen", ()), where)
+    settings["proxied"] = proxied(given.get("proxied", {}), where)
+    settings["tls"] = _tls_config(given.get("tls", {}), head)
     for name, table in _API_TABLES.items():
         settings[name] = table(**_with_head(f"api.{name}", given.get(name, {}), head))
-    api = ApiConfig(**settings)
-    if api.enabled and not api.listen:
-        raise ConfigError(
-            f"{where}: api.enabled is true but nothing listens: add the three lines"
-            ' `[[api.listen]]`, `port = 8094`, `protocol = "proxied"`'
-        )
-    return api
+    return ApiConfig(**settings)
 
 
 def _with_head(section: str, given: Mapping[str, Any], head: DomeheadConf) -> dict[str, Any]:
@@ -274,6 +279,15 @@ def _with_head(section: str, given: Mapping[str, Any], head: DomeheadConf) -> di
     return settings
 
 
+def _tls_config(given: Mapping[str, Any], head: DomeheadConf) -> TlsConfig:
+    settings = _with_head("api.tls", given, head)
+    # A certificate of one file and a key of the other would not fit.
+    if not _KEY_PAIR.isdisjoint(given) or not settings.keys() >= _KEY_PAIR:
+        for name in _KEY_PAIR - given.keys():
+            settings.pop(name, None)
+    return TlsConfig(**settings)
+
+
 def _disk_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> DiskConfig:
     disk = DiskConfig(**_with_head("disk", given, head))
     if disk.scheme != "https":
@@ -284,78 +298,6 @@ def _disk_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> Di
             " add disk.certificate and disk.key"
         )
     return disk if "port" in given else replace(disk, port=HTTPS_PORT)
-
-
-def _listeners(given: Sequence[Mapping[str, Any]], where: str) -> tuple[ListenConfig, ...]:
-    listeners: list[ListenConfig] = []
-    for number, one in enumerate(given, 1):
-        listener = _listener(one, f"{nth(where, number, len(given))}: api.listen")
-        if listener.place in [other.place for other in listeners]:
-            raise ConfigError(f"{where}: api.listen: two listeners on {listener.place}: remove one of them")
-        listeners.append(listener)
-    return tuple(listeners)
-
-
-def _listener(given: Mapping[str, Any], where: str) -> ListenConfig:
-    listener = ListenConfig(**given)
-    if listener.unix_socket is None:
-        if not listener.port:
-            raise ConfigError(f"{where}: nowhere to listen: add port = 8094, or a unix_socket")
-        _check_loopback(listener, where)
-    elif both := [name for name in ("address", "port") if name in given]:
-        raise ConfigError(f"{where}: {both[0]} and unix_socket are both given: keep one of them")
-    return listener
-
-
-def _check_loopback(listener: ListenConfig, where: str) -> None:
-    if listener.protocol == "proxied" and not ipaddress.ip_address(listener.address).is_loopback:
-        raise ConfigError(
-            f"{where}.address: a proxied listener must be on the loopback interface or a unix_socket, got"
-            f" {listener.address}: whoever reaches it can claim to be any DN; listen on 127.0.0.1 or ::1"
-        )
-
-
-def _proxied(given: Mapping[str, Any], where: str) -> ProxiedConfig:
-    proxied = ProxiedConfig(**given)
-    if len({proxied.verify_header, proxied.dn_header, proxied.cert_header}) < 3:
-        raise ConfigError(f"{where}: api.proxied: two of its headers are the same: give each its own name")
-    return proxied
-
-
-def _auth_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> AuthConfig:
-    dns = (*given.get("authorize_dn", ()), *_authorized_of(head))
-    file = given.get("xrdhttp_secret_file")
-    secret = read_signing_key(file, f"{where}: auth.xrdhttp_secret_file") if file else _signing_key_of(head)
-    return AuthConfig(tuple(dict.fromkeys(dns)), file, secret)
-
-
-def _authorized_of(head: DomeheadConf) -> list[str]:
-    dns = []
-    for text in head.lists.get(_AUTHORIZED, ()):
-        try:
-            dns.append(subject(text))
-        except ValueError as error:
-            logger.warning(
-                "a client of domehead.conf is not authorised key=%s file=%s value=%r reason=%s",
-                f"{_AUTHORIZED}[]",
-                head.source,
-                text,
-                error,
-            )
-    return dns
-
-
-def _signing_key_of(head: DomeheadConf) -> str:
-    key = head.values.get(_SIGNING_KEY, "")
-    if 0 < len(key) < SIGNING_KEY_LENGTH:
-        logger.warning(
-            "the key that signs requests is too short for XrdHttp key=%s file=%s characters=%d wanted=%d",
-            _SIGNING_KEY,
-            head.source,
-            len(key),
-            SIGNING_KEY_LENGTH,
-        )
-    return key
 
 
 def _check_gates(exporter: ExporterConfig, where: str) -> None:

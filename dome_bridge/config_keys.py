@@ -18,16 +18,6 @@ from dome_bridge.config_secrets import has_password
 from dome_bridge.config_sections import REPEATED, SECTIONS, TABLES
 from dome_bridge.errors import ConfigError
 
-# What a later version will have, so that the message is not "unknown".
-_LATER = frozenset(
-    {
-        "api.listen.xrootd_upstream",
-        "api.tls",
-        "auth.audience",
-        "auth.issuer",
-    }
-)
-
 
 @dataclass(frozen=True)
 class Key:
@@ -145,18 +135,20 @@ def _typed_value(section: str, name: str, value: object, where: str) -> Any:
 def _typed_repeated(section: str, tables: object, where: str) -> list[dict[str, Any]]:
     if not isinstance(tables, list):
         raise ConfigError(f"{where}: {section}: expected {heading(section)}, got {_shown(tables)}")
-    return [_typed_section(section, table, nth(where, n, len(tables))) for n, table in enumerate(tables, 1)]
+    return [
+        _typed_section(section, table, nth(where, n, len(tables), table)) for n, table in enumerate(tables, 1)
+    ]
 
 
-def nth(where: str, number: int, count: int) -> str:
-    """`where` for messages about one of `count` tables of the same name."""
+def nth(where: str, number: int, count: int, table: object) -> str:
+    """`where` for messages about one of `count` tables: by the name that it gives itself, else by number."""
+    name = table.get("name") if isinstance(table, Mapping) else None
+    if isinstance(name, str) and name:
+        return f'{where}: table "{_one_line(name):.60}"'
     return f"{where}: table {number} of {count}" if count > 1 else where
 
 
 def _unknown_key(section: str, name: str, where: str) -> ConfigError:
-    full = f"{section}.{name}"
-    if full in _LATER:
-        return ConfigError(f"{where}: {full} is not available in this version of dome-bridge yet: remove it")
     return ConfigError(f"{where}: unknown key {section}.{_one_line(name)}{_suggestion(section, name)}")
 
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import available_timezones
 
+from dome_bridge.auth.dn import canonical
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -27,20 +29,25 @@ class Kind:
     parse: Callable[[object], Any]
 
 
+def described(kind: Kind, doc: str, *, default: str | None = None) -> dict[str, Any]:
+    """A field's metadata. `default` is for the reference where the value is only known on the machine."""
+    return {"kind": kind, "doc": doc, "default": default}
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError
     return value
 
 
-def _any_text(value: object) -> str:
+def any_text(value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError
     return value
 
 
-def _text(value: object) -> str:
-    text = _any_text(value)
+def one_text(value: object) -> str:
+    text = any_text(value)
     if not text or any(sign.isspace() for sign in text):
         raise ValueError
     return text
@@ -68,7 +75,7 @@ def seconds(high: float = math.inf) -> Kind:
 
 
 def _path(value: object) -> Path | None:
-    text = _any_text(value)
+    text = any_text(value)
     if text and not text.startswith("/"):
         raise ValueError("it must begin with /")
     return Path(text) if text else None
@@ -79,14 +86,14 @@ def _socket(value: object) -> str:
 
 
 def _schema_name(value: object) -> str:
-    text = _text(value)
+    text = one_text(value)
     if not re.fullmatch(r"[0-9A-Za-z_$-]{1,64}", text):
         raise ValueError
     return text
 
 
 def iana_zone(value: object) -> str:
-    name = _text(value)
+    name = one_text(value)
     # ZoneInfo alone would also open posix/…, right/… and whatever else lies in that directory.
     if name not in available_timezones():
         close = difflib.get_close_matches(name, available_timezones(), 1)
@@ -97,7 +104,7 @@ def iana_zone(value: object) -> str:
 def _dcache_version(value: object) -> str:
     if isinstance(value, float):
         raise ValueError("write it in quotes")
-    text = _text(value)
+    text = one_text(value)
     if not re.fullmatch(r"\d{1,3}\.\d{1,3}", text, re.ASCII):
         raise ValueError
     if tuple(map(int, text.split("."))) < (7, 2):
@@ -106,7 +113,7 @@ def _dcache_version(value: object) -> str:
 
 
 def _pool_dir(value: object) -> str:
-    text = _text(value)
+    text = one_text(value)
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError:
@@ -122,7 +129,7 @@ def _pool_dir(value: object) -> str:
 
 
 def _postgresql_url(value: object) -> str:
-    text = _text(value)
+    text = one_text(value)
     # The reasons must not quote the URL: what urlsplit takes for a port may be half of a password.
     unescaped = "special characters of user and password must be percent-encoded"
     try:
@@ -175,13 +182,13 @@ def _socket_path(value: object) -> Path | None:
 def _ip_address(value: object) -> str:
     """In its shortest form, so that equal ones compare equal."""
     try:
-        return str(ipaddress.ip_address(_text(value)))
+        return str(ipaddress.ip_address(one_text(value)))
     except ValueError:
         raise ValueError from None
 
 
 def _url_prefix(value: object) -> str:
-    text = _text(value)
+    text = one_text(value)
     if text.endswith("/"):
         raise ValueError("without / at the end")
     if not re.fullmatch(r"(?:/[0-9A-Za-z._~-]+)+", text):
@@ -191,7 +198,7 @@ def _url_prefix(value: object) -> str:
 
 def _header(value: object) -> str:
     """In lower case, since case does not count there."""
-    text = _text(value)
+    text = one_text(value)
     # `token` of RFC 9110.
     if not re.fullmatch(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+", text):
         raise ValueError
@@ -200,16 +207,16 @@ def _header(value: object) -> str:
     return text.lower()
 
 
-def _host_name(value: object) -> str:
-    text = _text(value)
+def host_name(value: object) -> str:
+    text = one_text(value)
     if not re.fullmatch(r"[0-9A-Za-z_](?:[0-9A-Za-z._-]{0,251}[0-9A-Za-z_])?", text):
         raise ValueError("not a host name")
     return text
 
 
 def subject(value: object) -> str:
-    """A DN, freed of the double quotes that DOME allows around one."""
-    text = _any_text(value).strip()
+    """A DN in canonical form, freed of the double quotes that DOME allows around one."""
+    text = any_text(value).strip()
     quotes = text.startswith('"') + text.endswith('"')
     if quotes == 1 or text == '"':
         raise ValueError("a double quote is missing")
@@ -218,9 +225,7 @@ def subject(value: object) -> str:
     # A client without a certificate has the empty DN.
     if not text:
         raise ValueError("a DN is empty")
-    if not text.isprintable():
-        raise ValueError("a DN has a control character")
-    return text
+    return canonical(text)
 
 
 class ServerAddress(NamedTuple):
@@ -233,46 +238,44 @@ class ServerAddress(NamedTuple):
 
 def _server_address(value: object) -> ServerAddress:
     """`disk1.example.org=192.0.2.1:1095`; an IPv6 address stands in brackets."""
-    match = re.fullmatch(r"([^=]+)=(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", _text(value), re.ASCII)
+    match = re.fullmatch(r"([^=]+)=(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", one_text(value), re.ASCII)
     if match is None or not 0 < int(match[3]) < 65536:
         raise ValueError("not of the form server=host:port")
-    return ServerAddress(_host_name(match[1]), match[2].strip("[]"), int(match[3]))
+    return ServerAddress(host_name(match[1]), match[2].strip("[]"), int(match[3]))
 
 
 def _server_addresses(value: object) -> tuple[ServerAddress, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError
-    addresses = tuple(_server_address(one) for one in value)
+    addresses = tuple(map(_server_address, array(value)))
     if len({address.server for address in addresses}) < len(addresses):
         raise ValueError("a server stands there twice")
     return addresses
 
 
-def _several(label: str, parse_one: Callable[[object], str]) -> Kind:
+def array(value: object) -> Sequence[object]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def several(label: str, parse_one: Callable[[object], str]) -> Kind:
     def parse(value: object) -> tuple[str, ...]:
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ValueError
-        return tuple(dict.fromkeys(parse_one(one) for one in value))
+        return tuple(dict.fromkeys(map(parse_one, array(value))))
 
     return Kind(label, parse)
 
 
-def one_of(now: tuple[str, ...], later: tuple[str, ...]) -> Kind:
-    """`later` are the words that a later version will take."""
-
+def one_of(*words: str) -> Kind:
     def parse(value: object) -> str:
-        if value in later:
-            raise ValueError("not available in this version of dome-bridge yet")
-        if value not in now:
+        if value not in words:
             raise ValueError
         return str(value)
 
-    return Kind(" or ".join(f'"{word}"' for word in now), parse)
+    return Kind(" or ".join(f'"{word}"' for word in words), parse)
 
 
 FLAG = Kind("true or false", _flag)
-TEXT = Kind("text without blanks", _text)
-FREE_TEXT = Kind("text", _any_text)
+TEXT = Kind("text without blanks", one_text)
+FREE_TEXT = Kind("text", any_text)
 PATH = Kind("absolute path, or empty", _path)
 SOCKET = Kind("absolute path, or empty", _socket)
 SCHEMA_NAME = Kind("name of a database", _schema_name)
@@ -286,8 +289,8 @@ SOCKET_PATH = Kind("absolute path, or empty", _socket_path)
 IP_ADDRESS = Kind("IP address such as 127.0.0.1 or ::1", _ip_address)
 URL_PREFIX = Kind("path such as /domehead", _url_prefix)
 HEADER = Kind("name of an HTTP header", _header)
-HOST_NAMES = _several("array of host names", _host_name)
+HOST_NAMES = several("array of host names", host_name)
 SERVER_ADDRESSES = Kind("array of server=host:port", _server_addresses)
-SUBJECTS = _several("array of DNs", subject)
-PROTOCOL = one_of(("proxied",), ("mixed", "https", "http"))
-SCHEME = one_of(("http", "https"), ())
+SUBJECTS = several("array of DNs", subject)
+PROTOCOL = one_of("proxied", "mixed", "https", "http")
+SCHEME = one_of("http", "https")

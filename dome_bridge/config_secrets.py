@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 SECRET_MODE = 0o640
 SIGNING_KEY_LENGTH = 32
+GROUP_AND_OTHERS = 0o077
+OTHERS = 0o007
 
 
 def redact(dsn: str) -> str:
@@ -87,8 +89,20 @@ def read_signing_key(file: Path, where: str) -> str:
             f"{where}: {file} has no line with a key of {SIGNING_KEY_LENGTH} or more characters:"
             " write the one of http.secretkey into it"
         )
+    refuse_if_open(file, OTHERS, where)
     warn_if_loose(file)
     return key.decode("utf-8", "surrogateescape")
+
+
+def refuse_if_open(file: Path, to: int, where: str) -> None:
+    """Raises ConfigError if any of the permission bits `to` is set: a key that others know is no key."""
+    mode = file.stat().st_mode & 0o777
+    if mode & to:
+        whom = "group or others" if to == GROUP_AND_OTHERS else "others"
+        raise ConfigError(
+            f"{where}: {file} is open to {whom} (mode {mode:04o}): chmod it to 0600, and renew the key if"
+            " somebody may have read it"
+        )
 
 
 def warn_if_loose(file: Path) -> None:

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 import tzlocal
 
+from dome_bridge.config_auth import AuthConfig, IssuerConfig, IssuerMapConfig, TlsConfig
+from dome_bridge.config_auth_kinds import ENDPOINT, Endpoint
 from dome_bridge.config_kinds import (
     DCACHE_VERSION,
     DSN,
@@ -33,12 +35,11 @@ from dome_bridge.config_kinds import (
     SERVER_ADDRESSES,
     SOCKET,
     SOCKET_PATH,
-    SUBJECTS,
     TEXT,
     URL_PREFIX,
     ZONE,
-    Kind,
     ServerAddress,
+    described,
     iana_zone,
     not_yet,
     seconds,
@@ -48,10 +49,29 @@ from dome_bridge.config_secrets import redact
 from dome_bridge.dpm import domehead
 from dome_bridge.errors import ConfigError
 
-
-def _key(kind: Kind, doc: str, *, default: str | None = None) -> dict[str, Any]:
-    """A field's metadata. `default` is for the reference where the value is only known on the machine."""
-    return {"kind": kind, "doc": doc, "default": default}
+__all__ = [
+    "REPEATED",
+    "SECTIONS",
+    "TABLES",
+    "ApiConfig",
+    "AuthConfig",
+    "ChimeraConfig",
+    "DcacheConfig",
+    "DiskConfig",
+    "DpmConfig",
+    "Endpoint",
+    "ExporterConfig",
+    "IssuerConfig",
+    "IssuerMapConfig",
+    "ListenConfig",
+    "MonitoringConfig",
+    "PlacementConfig",
+    "ProxiedConfig",
+    "QueueConfig",
+    "SpacemanagerConfig",
+    "TlsConfig",
+    "machine_zone",
+]
 
 
 def machine_zone() -> str:
@@ -79,29 +99,33 @@ class DpmConfig:
 
     domehead_conf: Path | None = field(
         default=None,
-        metadata=_key(
+        metadata=described(
             PATH, "DPM's own configuration; empty: do without", default="/etc/domehead.conf, if it is there"
         ),
     )
-    host: str = field(default="localhost", metadata=_key(TEXT, "* MariaDB's host"))
+    host: str = field(default="localhost", metadata=described(TEXT, "* MariaDB's host"))
     unix_socket: str = field(
-        default="", metadata=_key(SOCKET, "MariaDB's socket, instead of `host` and `port`")
+        default="", metadata=described(SOCKET, "MariaDB's socket, instead of `host` and `port`")
     )
-    port: int = field(default=domehead.MYSQL_PORT, metadata=_key(PORT, "* MariaDB's port"))
+    port: int = field(default=domehead.MYSQL_PORT, metadata=described(PORT, "* MariaDB's port"))
     user: str = field(
-        default="dpmmgr", metadata=_key(TEXT, "* account that reads the catalog and the journal")
+        default="dpmmgr", metadata=described(TEXT, "* account that reads the catalog and the journal")
     )
-    password: str = field(default="", repr=False, metadata=_key(FREE_TEXT, "* its password"))
-    password_file: Path | None = field(default=None, metadata=_key(PATH, "file with the password, instead"))
-    cns_db: str = field(default="cns_db", metadata=_key(SCHEMA_NAME, "* database of the name server"))
-    dpm_db: str = field(default="dpm_db", metadata=_key(SCHEMA_NAME, "* database of the pool manager"))
+    password: str = field(default="", repr=False, metadata=described(FREE_TEXT, "* its password"))
+    password_file: Path | None = field(
+        default=None, metadata=described(PATH, "file with the password, instead")
+    )
+    cns_db: str = field(default="cns_db", metadata=described(SCHEMA_NAME, "* database of the name server"))
+    dpm_db: str = field(default="dpm_db", metadata=described(SCHEMA_NAME, "* database of the pool manager"))
     admin_user: str = field(
         default="",
-        metadata=_key(FREE_TEXT, "account for init, fence and complete if `user` may not create triggers"),
+        metadata=described(
+            FREE_TEXT, "account for init, fence and complete if `user` may not create triggers"
+        ),
     )
-    admin_password: str = field(default="", repr=False, metadata=_key(FREE_TEXT, "its password"))
+    admin_password: str = field(default="", repr=False, metadata=described(FREE_TEXT, "its password"))
     admin_password_file: Path | None = field(
-        default=None, metadata=_key(PATH, "file with the admin's password, instead")
+        default=None, metadata=described(PATH, "file with the admin's password, instead")
     )
 
 
@@ -115,14 +139,14 @@ class ChimeraConfig:
     dsn: str = field(
         default="postgresql://dcache@localhost/chimera",
         repr=False,
-        metadata=_key(DSN, "the Chimera database"),
+        metadata=described(DSN, "the Chimera database"),
     )
     password_file: Path | None = field(
-        default=None, metadata=_key(PATH, "file with the password, instead of one in the URL")
+        default=None, metadata=described(PATH, "file with the password, instead of one in the URL")
     )
     timezone: str = field(
         default_factory=machine_zone,
-        metadata=_key(ZONE, "time zone of dCache's head node", default="this machine's"),
+        metadata=described(ZONE, "time zone of dCache's head node", default="this machine's"),
     )
     # From password_file. Empty: what the URL has.
     password: str = field(default="", repr=False)
@@ -142,12 +166,12 @@ class SpacemanagerConfig:
     """dCache's space manager. This version of dome-bridge does not fill it yet."""
 
     enabled: bool = field(
-        default=False, metadata=_key(not_yet("the space manager"), "reserved for a later version")
+        default=False, metadata=described(not_yet("the space manager"), "reserved for a later version")
     )
     dsn: str = field(
         default="postgresql://dcache@localhost/spacemanager",
         repr=False,
-        metadata=_key(DSN, "the space manager's database"),
+        metadata=described(DSN, "the space manager's database"),
     )
 
 
@@ -155,37 +179,39 @@ class SpacemanagerConfig:
 class ExporterConfig:
     """The mirror: snapshot, follow, verify and the gates of the cutover."""
 
-    enabled: bool = field(default=True, metadata=_key(FLAG, "whether `dome-bridge run` mirrors"))
-    batch: int = field(default=20000, metadata=_key(whole(1, 1_000_000), "journal rows applied at a time"))
+    enabled: bool = field(default=True, metadata=described(FLAG, "whether `dome-bridge run` mirrors"))
+    batch: int = field(
+        default=20000, metadata=described(whole(1, 1_000_000), "journal rows applied at a time")
+    )
     heartbeat_seconds: float = field(
-        default=1.0, metadata=_key(seconds(), "interval of the heartbeats that lag is measured with")
+        default=1.0, metadata=described(seconds(), "interval of the heartbeats that lag is measured with")
     )
     snapshot_workers: int = field(
-        default=2, metadata=_key(whole(1, 64), "ranges of the first copy in work at the same time")
+        default=2, metadata=described(whole(1, 64), "ranges of the first copy in work at the same time")
     )
     snapshot_range: int = field(
-        default=50000, metadata=_key(whole(1, 10_000_000), "entries in one range of the first copy")
+        default=50000, metadata=described(whole(1, 10_000_000), "entries in one range of the first copy")
     )
     lock_wait_seconds: float = field(
         default=5.0,
-        metadata=_key(seconds(60), "wait for a lock to create triggers; DPM's writers queue that long"),
+        metadata=described(seconds(60), "wait for a lock to create triggers; DPM's writers queue that long"),
     )
     verify_interval_seconds: float = field(
-        default=3600.0, metadata=_key(seconds(), "pause between two verify passes in the background")
+        default=3600.0, metadata=described(seconds(), "pause between two verify passes in the background")
     )
     verify_entries_per_second: int = field(
-        default=20000, metadata=_key(whole(1, 100_000_000), "speed limit of verify in the background")
+        default=20000, metadata=described(whole(1, 100_000_000), "speed limit of verify in the background")
     )
     max_lag_seconds: float = field(
-        default=30.0, metadata=_key(seconds(), "gate of the cutover: greatest lag of the mirror")
+        default=30.0, metadata=described(seconds(), "gate of the cutover: greatest lag of the mirror")
     )
     verify_max_age_seconds: float = field(
         default=21600.0,
-        metadata=_key(seconds(), "gate of the cutover: greatest age of the last clean verify"),
+        metadata=described(seconds(), "gate of the cutover: greatest age of the last clean verify"),
     )
     max_fence_seconds: float = field(
         default=600.0,
-        metadata=_key(seconds(), "longest time the fence may stand before the cutover is aborted"),
+        metadata=described(seconds(), "longest time the fence may stand before the cutover is aborted"),
     )
 
 
@@ -193,16 +219,23 @@ class ExporterConfig:
 class ListenConfig:
     """A listener of the DOME API, one table each: either `address` and `port`, or `unix_socket`.
 
-    `proxied` is plain HTTP behind a web server on this machine, which authenticates the client and says in
-    the headers of `[api.proxied]` who it is. It is for the loopback interface or a Unix socket only.
+    `https` is for certificates, proxies and tokens, `http` for signed requests, `mixed` for both and for
+    xrootd. `proxied` is plain HTTP behind a web server on this machine, which authenticates the client and
+    says in the headers of `[api.proxied]` who it is. It is for the loopback interface or a Unix socket only.
     """
 
-    address: str = field(default="127.0.0.1", metadata=_key(IP_ADDRESS, "IP address to listen on"))
+    address: str = field(default="127.0.0.1", metadata=described(IP_ADDRESS, "IP address to listen on"))
     # 0: none; what was loaded has one if it has no unix_socket.
-    port: int = field(default=0, metadata=_key(PORT, "port to listen on", default="none"))
-    protocol: str = field(default="proxied", metadata=_key(PROTOCOL, "what is spoken there"))
+    port: int = field(default=0, metadata=described(PORT, "port to listen on", default="none"))
+    protocol: str = field(default="proxied", metadata=described(PROTOCOL, "what is spoken there"))
     unix_socket: Path | None = field(
-        default=None, metadata=_key(SOCKET_PATH, "socket to listen on, instead of `address` and `port`")
+        default=None, metadata=described(SOCKET_PATH, "socket to listen on, instead of `address` and `port`")
+    )
+    xrootd_upstream: Endpoint | None = field(
+        default=None,
+        metadata=described(
+            ENDPOINT, "xrootd server that a `mixed` listener passes xrootd on to; empty: none"
+        ),
     )
 
     @property
@@ -222,14 +255,17 @@ class ProxiedConfig:
     """
 
     verify_header: str = field(
-        default="x-ssl-client-verify", metadata=_key(HEADER, "result of the check, `SUCCESS` if it was good")
+        default="x-ssl-client-verify",
+        metadata=described(HEADER, "result of the check, `SUCCESS` if it was good"),
     )
     dn_header: str = field(
-        default="x-ssl-client-s-dn", metadata=_key(HEADER, "subject of the client's certificate")
+        default="x-ssl-client-s-dn", metadata=described(HEADER, "subject of the client's certificate")
     )
     cert_header: str = field(
         default="x-ssl-client-cert",
-        metadata=_key(HEADER, "the certificate as PEM; this version goes by the subject alone"),
+        metadata=described(
+            HEADER, "the certificate and its chain as PEM; without it the subject alone counts"
+        ),
     )
 
 
@@ -242,7 +278,7 @@ class PlacementConfig:
 
     min_free_mb: int = field(
         default=4096,
-        metadata=_key(
+        metadata=described(
             whole(0, 1_000_000_000),
             "* MiB that must be free where a pool, server or file system was asked for;"
             " else the quota token's pool says",
@@ -260,14 +296,15 @@ class QueueConfig:
     """
 
     max_total: int = field(
-        default=10, metadata=_key(whole(1, 1_000_000), "* most in work at a time, on all servers together")
+        default=10,
+        metadata=described(whole(1, 1_000_000), "* most in work at a time, on all servers together"),
     )
     max_per_server: int = field(
-        default=2, metadata=_key(whole(1, 1_000_000), "* most in work at a time on one server")
+        default=2, metadata=described(whole(1, 1_000_000), "* most in work at a time on one server")
     )
     timeout_seconds: float = field(
         default=180.0,
-        metadata=_key(seconds(), "* dropped if no server reports and no client asks for that long"),
+        metadata=described(seconds(), "* dropped if no server reports and no client asks for that long"),
     )
 
 
@@ -278,65 +315,47 @@ class ApiConfig:
     Keys marked * are taken from `domehead_conf` if they are not given here.
     """
 
-    enabled: bool = field(default=False, metadata=_key(FLAG, "whether `dome-bridge run` serves the DOME API"))
+    enabled: bool = field(
+        default=False, metadata=described(FLAG, "whether `dome-bridge run` serves the DOME API")
+    )
     url_prefix: str = field(
-        default="/domehead", metadata=_key(URL_PREFIX, "* what the path of a request begins with")
+        default="/domehead", metadata=described(URL_PREFIX, "* what the path of a request begins with")
     )
     host_names: tuple[str, ...] = field(
-        default=(), metadata=_key(HOST_NAMES, "* names of this head node; empty: this machine's own")
-    )
-    gridmap_file: Path = field(
-        default=Path("/etc/lcgdm-mapfile"), metadata=_key(FILE, "* grid-mapfile, DNs and their groups")
+        default=(), metadata=described(HOST_NAMES, "* names of this head node; empty: this machine's own")
     )
     directory_size_depth: int = field(
-        default=6, metadata=_key(whole(0, 1000), "* deepest level of directories whose sizes are kept")
+        default=6, metadata=described(whole(0, 1000), "* deepest level of directories whose sizes are kept")
     )
     database_connections: int = field(
-        default=16, metadata=_key(whole(1, 128), "most connections to MariaDB at a time")
+        default=16, metadata=described(whole(1, 128), "most connections to MariaDB at a time")
     )
     keepalive_seconds: float = field(
-        default=75.0, metadata=_key(seconds(), "how long an idle connection of a client is kept")
+        default=75.0, metadata=described(seconds(), "how long an idle connection of a client is kept")
     )
     request_seconds: float = field(
-        default=300.0, metadata=_key(seconds(), "longest time a request may take; clients wait 300 s")
+        default=300.0, metadata=described(seconds(), "longest time a request may take; clients wait 300 s")
     )
     tick_seconds: float = field(
-        default=10.0, metadata=_key(seconds(), "* longest pause between two looks at the queues")
+        default=10.0, metadata=described(seconds(), "* longest pause between two looks at the queues")
     )
     stat_hook: Path | None = field(
-        default=None, metadata=_key(PATH, "* program that is asked for files missing from a volatile pool")
+        default=None,
+        metadata=described(PATH, "* program that is asked for files missing from a volatile pool"),
     )
     stat_hook_seconds: float = field(
-        default=60.0, metadata=_key(seconds(), "* longest time that program may take")
+        default=60.0, metadata=described(seconds(), "* longest time that program may take")
     )
     abandoned_upload_hours: int = field(
         default=24,
-        metadata=_key(whole(1, 100_000), "an upload open for longer is reported; it is never deleted"),
+        metadata=described(whole(1, 100_000), "an upload open for longer is reported; it is never deleted"),
     )
     listen: tuple[ListenConfig, ...] = ()
+    tls: TlsConfig = field(default_factory=TlsConfig)
     proxied: ProxiedConfig = field(default_factory=ProxiedConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     checksums: QueueConfig = field(default_factory=QueueConfig)
     pulls: QueueConfig = field(default_factory=QueueConfig)
-
-
-@dataclass(frozen=True)
-class AuthConfig:
-    """Who may use the DOME API, besides the disk servers that DPM's database names.
-
-    Clients of `glb.auth.authorizeDN[]` in `domehead_conf` are added to `authorize_dn`, and without
-    `xrdhttp_secret_file` the key is `glb.restclient.xrdhttpkey` from there.
-    """
-
-    authorize_dn: tuple[str, ...] = field(
-        default=(),
-        metadata=_key(SUBJECTS, "subjects of certificates that are trusted with everything"),
-    )
-    xrdhttp_secret_file: Path | None = field(
-        default=None, metadata=_key(PATH, "file with the key that signs requests, as XrdHttp reads it")
-    )
-    # The key itself. Bytes that are not UTF-8 are lone surrogates: encode it with `surrogateescape`.
-    xrdhttp_secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -349,30 +368,32 @@ class DiskConfig:
     Keys marked * are taken from `domehead_conf` if they are not given here.
     """
 
-    scheme: str = field(default="http", metadata=_key(SCHEME, "how the disk servers are spoken to"))
-    port: int = field(default=1095, metadata=_key(PORT, "their port; for https 443 unless given"))
+    scheme: str = field(default="http", metadata=described(SCHEME, "how the disk servers are spoken to"))
+    port: int = field(default=1095, metadata=described(PORT, "their port; for https 443 unless given"))
     certificate: Path | None = field(
-        default=None, metadata=_key(PATH, "* the certificate that the head shows, for https")
+        default=None, metadata=described(PATH, "* the certificate that the head shows, for https")
     )
-    key: Path | None = field(default=None, metadata=_key(PATH, "* its private key"))
+    key: Path | None = field(default=None, metadata=described(PATH, "* its private key"))
     ca_dir: Path = field(
         default=Path("/etc/grid-security/certificates"),
-        metadata=_key(FILE, "* directory of the CAs that disk servers' certificates must come from"),
+        metadata=described(FILE, "* directory of the CAs that disk servers' certificates must come from"),
     )
     url_prefix: str = field(
-        default="/domedisk", metadata=_key(URL_PREFIX, "* what the path of a request begins with")
+        default="/domedisk", metadata=described(URL_PREFIX, "* what the path of a request begins with")
     )
-    connect_seconds: float = field(default=15.0, metadata=_key(seconds(), "* wait for a connection"))
-    request_seconds: float = field(default=15.0, metadata=_key(seconds(), "* wait for an answer"))
+    connect_seconds: float = field(default=15.0, metadata=described(seconds(), "* wait for a connection"))
+    request_seconds: float = field(default=15.0, metadata=described(seconds(), "* wait for an answer"))
     poll_seconds: float = field(
-        default=60.0, metadata=_key(seconds(), "* interval at which they are asked for their free space")
+        default=60.0, metadata=described(seconds(), "* interval at which they are asked for their free space")
     )
     connections_per_server: int = field(
-        default=8, metadata=_key(whole(1, 1000), "most connections to a server at a time")
+        default=8, metadata=described(whole(1, 1000), "most connections to a server at a time")
     )
     addresses: tuple[ServerAddress, ...] = field(
         default=(),
-        metadata=_key(SERVER_ADDRESSES, "where servers are reached that are not reached by name and `port`"),
+        metadata=described(
+            SERVER_ADDRESSES, "where servers are reached that are not reached by name and `port`"
+        ),
     )
 
 
@@ -380,18 +401,20 @@ class DiskConfig:
 class MonitoringConfig:
     """The listener for Prometheus, health checks and the status page."""
 
-    address: str = field(default="127.0.0.1", metadata=_key(TEXT, "address to listen on"))
-    port: int = field(default=9740, metadata=_key(PORT, "port to listen on"))
+    address: str = field(default="127.0.0.1", metadata=described(TEXT, "address to listen on"))
+    port: int = field(default=9740, metadata=described(PORT, "port to listen on"))
 
 
 @dataclass(frozen=True)
 class DcacheConfig:
     """The dCache that is to come."""
 
-    version: str = field(default="10.2", metadata=_key(DCACHE_VERSION, "release to write configuration for"))
+    version: str = field(
+        default="10.2", metadata=described(DCACHE_VERSION, "release to write configuration for")
+    )
     pool_dir: str = field(
         default="{fs}/dcache/{pool}",
-        metadata=_key(POOL_DIR, "directory of a pool on the file system {fs} of DPM"),
+        metadata=described(POOL_DIR, "directory of a pool on the file system {fs} of DPM"),
     )
 
 
@@ -403,17 +426,20 @@ TABLES: Mapping[str, type[Any]] = {
     "exporter": ExporterConfig,
     "api": ApiConfig,
     "api.listen": ListenConfig,
+    "api.tls": TlsConfig,
     "api.proxied": ProxiedConfig,
     "api.placement": PlacementConfig,
     "api.checksums": QueueConfig,
     "api.pulls": QueueConfig,
     "auth": AuthConfig,
+    "auth.issuer": IssuerConfig,
+    "auth.issuer.map": IssuerMapConfig,
     "disk": DiskConfig,
     "monitoring": MonitoringConfig,
     "dcache": DcacheConfig,
 }
 
 # Those that may stand there several times.
-REPEATED = frozenset({"api.listen"})
+REPEATED = frozenset({"api.listen", "auth.issuer"})
 
 SECTIONS: Mapping[str, type[Any]] = {name: table for name, table in TABLES.items() if "." not in name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import fields
@@ -265,18 +266,9 @@ def test_file_that_is_not_utf8_is_refused(etc: Path) -> None:
         load(etc / "bridge.toml", {}, etc=etc)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[spacemanager]\nenabled = true", "this version of dome-bridge does not have the space manager yet"),
-        ("[api.tls]\nkey = '/k'", "api.tls is not available in this version of dome-bridge yet: remove it"),
-        ("[[api.listen]]\nxrootd_upstream = ''", "api.listen.xrootd_upstream is not available in this"),
-        ("[auth]\naudience = []", "auth.audience is not available in this version of dome-bridge yet"),
-        ("[[auth.issuer]]\nname = 'a'", "auth.issuer is not available in this version of dome-bridge yet"),
-    ],
-)
-def test_what_a_later_version_will_have_is_refused_as_such(etc: Path, text: str, message: str) -> None:
-    assert message in refusal(etc, text)
+def test_what_a_later_version_will_have_is_refused_as_such(etc: Path) -> None:
+    message = refusal(etc, "[spacemanager]\nenabled = true")
+    assert "this version of dome-bridge does not have the space manager yet" in message
 
 
 def test_what_a_later_version_will_have_may_be_switched_off(etc: Path) -> None:
@@ -511,11 +503,31 @@ def test_any_text_as_password_is_either_refused_or_redacted(noise: str) -> None:
 # The reference
 
 
+# They must be given, or follow from another key.
+NO_DEFAULT = {
+    "api.listen.port",
+    "auth.issuer.name",
+    "auth.issuer.issuer",
+    "auth.issuer.base_path",
+    "auth.issuer.vo",
+}
+
+# Filled in when the file is loaded.
+DERIVED = {
+    "chimera.password",
+    "auth.xrdhttp_secret",
+    "auth.xrdhttp_old_secret",
+    "auth.issuers",
+    "auth.issuer.username",
+    "auth.issuer.groups",
+}
+
+
 def toml_of(default: Any) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
-        return str(list(default))
+        return json.dumps(default)
     return f'"{default or ""}"' if isinstance(default, str | Path | None) else str(default)
 
 
@@ -529,14 +541,12 @@ def test_every_field_is_a_key_with_its_default(section: str) -> None:
     settings = TABLES[section]()
     keys = {key.name: key for key in KEYS if key.section == section}
     names = {f"{section}.{one.name}" for one in fields(settings)}
-    assert names - set(TABLES) - {"chimera.password", "auth.xrdhttp_secret"} == set(keys)
-    for name in set(keys) - {"dpm.domehead_conf", "chimera.timezone", "api.listen.port"}:
+    assert names - set(TABLES) - DERIVED == set(keys)
+    for name in set(keys) - {"dpm.domehead_conf", "chimera.timezone"} - NO_DEFAULT:
         assert keys[name].default == toml_of(getattr(settings, keys[name].key))
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in KEYS if key.name != "api.listen.port"], ids=lambda key: key.name
-)
+@pytest.mark.parametrize("key", [key for key in KEYS if key.name not in NO_DEFAULT], ids=lambda key: key.name)
 def test_default_is_a_value_the_key_takes(key: config.Key) -> None:
     default = getattr(TABLES[key.section](), key.key)
     given = str(default or "") if isinstance(default, Path | None) else default

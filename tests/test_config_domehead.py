@@ -16,14 +16,19 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference" / "config.md"
 KEY = "0123456789abcdef0123456789abcdef"
 DN = "/DC=org/CN=disk1.example.org"
 
+PAIR = "glb.restclient.cli_certificate: /etc/cert.pem\nglb.restclient.cli_private_key: /etc/key.pem"
+
 HEAD = {
     "api.url_prefix": ("glb.auth.urlprefix: /dpm-rest/", "/dpm-rest"),
     "api.host_names": ("glb.myhostname: head.example.org", ("head.example.org",)),
-    "api.gridmap_file": ("head.gridmapfile: /etc/grid-mapfile", Path("/etc/grid-mapfile")),
+    "auth.gridmap_file": ("head.gridmapfile: /etc/grid-mapfile", Path("/etc/grid-mapfile")),
     "api.directory_size_depth": ("head.dirspacereportdepth: 8", 8),
     "api.tick_seconds": ("glb.tickfreq: 5", 5.0),
     "api.stat_hook": ("head.filepuller.stathook: /usr/libexec/stathook", Path("/usr/libexec/stathook")),
     "api.stat_hook_seconds": ("head.filepuller.stathooktimeout: 90", 90.0),
+    "api.tls.certificate": (PAIR, Path("/etc/cert.pem")),
+    "api.tls.key": ("\n".join(reversed(PAIR.splitlines())), Path("/etc/key.pem")),
+    "api.tls.ca_dir": ("glb.restclient.ca_path: /etc/ca", Path("/etc/ca")),
     "api.placement.min_free_mb": ("head.put.minfreespace_mb: 0", 0),
     "api.checksums.max_total": ("head.checksum.maxtotal: 1000", 1000),
     "api.checksums.max_per_server": ("head.checksum.maxpernode: 40", 40),
@@ -32,7 +37,11 @@ HEAD = {
     "api.pulls.max_per_server": ("head.filepulls.maxpernode: 41", 41),
     "api.pulls.timeout_seconds": ("head.filepulls.qtmout: 182", 182.0),
     "auth.authorize_dn": (f'glb.auth.authorizeDN[]: "{DN}"', (DN,)),
+    "auth.audience": ("head.oidc.allowaudience[]: https://dpm.example.org", ("https://dpm.example.org",)),
     "auth.xrdhttp_secret_file": (f"glb.restclient.xrdhttpkey: {KEY}", None),
+    "disk.certificate": (PAIR, Path("/etc/cert.pem")),
+    "disk.key": ("glb.restclient.cli_private_key: /etc/key.pem", Path("/etc/key.pem")),
+    "disk.ca_dir": ("glb.restclient.ca_path: /etc/ca", Path("/etc/ca")),
     "disk.url_prefix": ("head.diskdomemgmtsuffix: /fcgi-disk/", "/fcgi-disk"),
     "disk.connect_seconds": ("glb.restclient.conn_timeout: 30", 30.0),
     "disk.request_seconds": ("glb.restclient.ops_timeout: 020", 20.0),
@@ -53,7 +62,8 @@ def test_key_of_domehead_conf_is_taken(tmp_path: Path, name: str) -> None:
 def test_reference_names_every_key_that_is_taken() -> None:
     table = REFERENCE.read_text().partition("With the API enabled these keys")[2].partition("\n\nWhere")[0]
     named = dict(re.findall(r"^\| `([a-z_.]+)` \| `([A-Za-z_.]+)", table, re.M))
-    assert named == {name: re.split(r"[:\[]", line)[0] for name, (line, _) in HEAD.items()}
+    origins = {name: re.split(r"[:\[]", line)[0] for name, (line, _) in HEAD.items()}
+    assert named == {**origins, "auth.issuer": "head.oidc.allowissuer"}
 
 
 def test_key_in_toml_wins_over_domehead_conf(tmp_path: Path) -> None:
@@ -61,7 +71,7 @@ def test_key_in_toml_wins_over_domehead_conf(tmp_path: Path) -> None:
     text = """
     api.url_prefix = "/domehead"
     api.host_names = []
-    api.gridmap_file = "/etc/lcgdm-mapfile"
+    auth.gridmap_file = "/etc/lcgdm-mapfile"
     api.directory_size_depth = 6
     api.tick_seconds = 10
     api.stat_hook = ""
@@ -69,6 +79,12 @@ def test_key_in_toml_wins_over_domehead_conf(tmp_path: Path) -> None:
     api.placement.min_free_mb = 4096
     api.checksums = {max_total = 10, max_per_server = 2, timeout_seconds = 180}
     api.pulls = {max_total = 10, max_per_server = 2, timeout_seconds = 180}
+    api.tls.certificate = "/etc/grid-security/hostcert.pem"
+    api.tls.key = "/etc/grid-security/hostkey.pem"
+    api.tls.ca_dir = "/etc/grid-security/certificates"
+    disk.certificate = ""
+    disk.key = ""
+    disk.ca_dir = "/etc/grid-security/certificates"
     disk.url_prefix = "/domedisk"
     disk.connect_seconds = 15
     disk.request_seconds = 15
@@ -94,7 +110,7 @@ WRONG_HEAD = {
     "glb.auth.urlprefix: dome head": "glb.auth.urlprefix, taken for api.url_prefix: expected path such as",
     "glb.auth.urlprefix: /": "glb.auth.urlprefix, taken for api.url_prefix: expected path such as",
     "head.dirspacereportdepth: six": "head.dirspacereportdepth, taken for api.directory_size_depth: expected",
-    "head.gridmapfile: mapfile": "head.gridmapfile, taken for api.gridmap_file: expected absolute path",
+    "head.gridmapfile: mapfile": "head.gridmapfile, taken for auth.gridmap_file: expected absolute path",
     "glb.restclient.conn_timeout: 0": "glb.restclient.conn_timeout, taken for disk.connect_seconds: expected",
     "glb.tickfreq: often": "glb.tickfreq, taken for api.tick_seconds: expected seconds, above 0, got",
     "glb.fscheckinterval: 60s": "glb.fscheckinterval, taken for disk.poll_seconds: expected seconds, above 0",

@@ -50,7 +50,8 @@ def test_fqan_keeps_what_says_something(path: list[str], role: str | None, slash
     assert group_of_fqan(name) == name
 
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters='"\r\n'), min_size=1, max_size=12)
+# Without = they are no DNs, and have one spelling only.
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters='"\r\n='), min_size=1, max_size=12)
 VOS = st.text(st.characters(categories=("Ll", "Nd"), include_characters="./_-"), min_size=1, max_size=8)
 
 
@@ -63,7 +64,7 @@ def test_gridmap_gives_the_first_vo_of_every_line(lines: list[tuple[str, list[st
     assert parse(text) == expected
 
 
-@given(st.text(st.characters(codec="utf-8") | st.sampled_from('"#, \n'), max_size=60))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="=") | st.sampled_from('"#, \n'), max_size=60))
 def test_gridmap_of_any_text_gives_only_what_stands_in_it(text: str) -> None:
     for dn, groups in parse(text).items():
         assert dn in text
@@ -75,6 +76,37 @@ def test_gridmap_passes_over_what_makes_no_sense() -> None:
         '"/CN=a" vo1\n#"/CN=a" vo2\n  # c\n"/CN=b"\n"/CN=c\n/CN=bare vo3\n"/CN=d" # none\n"/CN=a" vo4,vo5\r\n'
     )
     assert parse(text) == {"/CN=a": ("vo1", "vo4"), "/CN=bare": ("vo3",)}
+
+
+SPELLINGS = (
+    "/DC=org/CN=Robot: a/b +1/CN=J\\xC3\\xBCrgen/emailAddress=j@x",
+    "/DC=org/CN=Robot: a\\/b \\+1/CN=J\\xC3\\xBCrgen/emailAddress=j@x",
+    "/DC=org/CN=Robot: a/b +1/CN=J\\xc3\\xbcrgen/Email=j@x",
+    "/DC=org/CN=Robot: a/b +1/CN=Jürgen/E=j@x",
+    "emailAddress=j@x,CN=J\\C3\\BCrgen,CN=Robot: a/b \\+1,DC=org",
+)
+
+
+@pytest.mark.parametrize("asked", SPELLINGS)
+async def test_u5_every_spelling_of_a_dn_finds_the_lines_of_all_spellings(asked: str, tmp_path: Path) -> None:
+    file = tmp_path / "mapfile"
+    lines = [f'"{dn}" vo{number}\n' for number, dn in enumerate(SPELLINGS)] + [f'"{SPELLINGS[0]}" last\n']
+    file.write_text("# by hand\n" + "".join(lines), encoding="utf-8")
+    assert await GridMap(file).groups_of(asked) == ("vo0", "vo1", "vo2", "vo3", "vo4", "last")
+
+
+async def test_u5_name_with_an_escaped_attribute_is_not_the_dn_that_it_looks_like(tmp_path: Path) -> None:
+    file = tmp_path / "mapfile"
+    file.write_text('"/OU=People/CN=Ada" vo\n')
+    gridmap = GridMap(file)
+    assert await gridmap.groups_of("/OU=People/CN=Ada") == ("vo",)
+    assert await gridmap.groups_of("/OU=People\\/CN=Ada") == ()
+
+
+async def test_u5_user_whose_name_is_no_dn_is_found_as_he_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "mapfile"
+    file.write_text('"jwt:atlas:a b" vo\n')
+    assert await GridMap(file).groups_of("jwt:atlas:a b") == ("vo",)
 
 
 async def test_gridmap_is_read_again_when_it_changes(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Which groups somebody is in: from VOMS attributes (FQANs), or from the grid-mapfile without them.
 
 A grid-mapfile has lines `"<DN>" <vo>[,<vo>…]`. Of a line only the first VO counts; a DN on several
-lines is in several groups.
+lines is in several groups, however each of them spells it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dome_bridge.auth.dn import canonical
+from dome_bridge.auth.groups import group_of_fqan as group_of_fqan
+
 logger = logging.getLogger(__name__)
 
 LOOKED_AT_SECONDS = 1.0
 """The file is looked at once in this time, and read if its size or time of change is another."""
-
-_NULL_ROLE = "/Role=NULL"
-_NULL_CAPABILITY = "/Capability=NULL"
 
 # The DN may hold blanks if it is in quotes; a comment begins with #.
 _LINE = re.compile(r'\s*(?:"(?P<quoted>[^"]+)"|(?P<bare>[^\s"#]\S*))\s+(?P<vo>[^\s,#][^\s,]*)')
@@ -28,23 +28,24 @@ Groups = Mapping[str, tuple[str, ...]]
 Stamp = tuple[int, int, int]
 
 
-def group_of_fqan(fqan: str) -> str:
-    """The name of a group in DPM: without the leading slash and the parts that say nothing."""
-    name = fqan.removeprefix("/")
-    end = name.find(_NULL_ROLE)
-    if end < 0:
-        end = name.find(_NULL_CAPABILITY)
-    return name if end < 0 else name[:end]
-
-
 def parse(text: str) -> dict[str, tuple[str, ...]]:
-    """The groups of each DN in the order of their lines; a line that makes no sense is passed over."""
+    """The groups of each DN, in canonical form, in the order of their lines. A line that makes no sense is
+    passed over.
+    """
     groups: dict[str, dict[str, None]] = {}
     # Only these end a line: others that Python knows may stand in a DN.
     for line in re.split(r"[\r\n]+", text):
         if found := _LINE.match(line):
-            groups.setdefault(found["quoted"] or found["bare"], {})[found["vo"]] = None
+            groups.setdefault(_canonical_or_same(found["quoted"] or found["bare"]), {})[found["vo"]] = None
     return {dn: tuple(names) for dn, names in groups.items()}
+
+
+def _canonical_or_same(name: str) -> str:
+    """Users may have other names than DNs, and those have one spelling."""
+    try:
+        return canonical(name)
+    except ValueError:
+        return name
 
 
 class GridMap:
@@ -65,7 +66,7 @@ class GridMap:
             if self._clock() - self._looked_at >= LOOKED_AT_SECONDS:
                 await self._look()
                 self._looked_at = self._clock()
-        return self._groups.get(dn, ())
+        return self._groups.get(_canonical_or_same(dn), ())
 
     async def _look(self) -> None:
         try:
