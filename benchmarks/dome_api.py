@@ -63,13 +63,13 @@ enabled = false
 [api]
 enabled = true
 host_names = ["head.example.org"]
-gridmap_file = "{directory}/mapfile"
 [[api.listen]]
 port = {api_port}
 [disk]
 addresses = ["{server}=127.0.0.1:{disk_port}"]
 [auth]
 authorize_dn = ["{frontend}"]
+gridmap_file = "{directory}/mapfile"
 [monitoring]
 port = {monitoring_port}
 """
@@ -130,7 +130,8 @@ class Client:
         head = (
             f"{asked.method} /domehead/command/{asked.command} HTTP/1.1\r\nHost: head\r\n"
             f"x-ssl-client-verify: SUCCESS\r\nx-ssl-client-s-dn: {FRONTEND}\r\n"
-            f"remoteclientdn: {user}\r\nremoteclientgroups: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"remoteclientdn: {user}\r\nremoteclientgroups: {'bench' if user else ''}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         self._writer.write(head.encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")

@@ -138,6 +138,10 @@ class Daemon:
                     for task in helpers:
                         task.cancel()
 
+    def reload(self) -> None:
+        """Nothing of the mirror is read again while it runs."""
+        logger.info("asked to read files again: the mirror takes its settings at the start only")
+
     async def _begin(self) -> None:
         """Errors of configuration and surroundings end the start; later ones are tried again."""
         async with open_session(self._config) as session:
@@ -253,6 +257,10 @@ class ApiDaemon:
                 for task in helpers:
                     task.cancel()
 
+    def reload(self) -> None:
+        """Has certificates, bans, issuers and the like looked at now."""
+        self.service.reload()
+
     async def _open_monitoring(self, stack: AsyncExitStack) -> None:
         if self._report is not None:
             await stack.enter_async_context(served_report(self._report, self._compose))
@@ -306,11 +314,13 @@ def _seconds(value: float | None) -> str:
 class _Runnable(Protocol):
     async def run(self) -> None: ...
 
+    def reload(self) -> None: ...
+
 
 async def run_daemon(
     config: Config, only: Part | None, command: Command, environ: Mapping[str, str] = os.environ
 ) -> int:
-    """With SIGTERM and SIGINT bound to a clean end; the exit code.
+    """With SIGTERM and SIGINT bound to a clean end, SIGHUP to reading files again; the exit code.
 
     only: the part to run, None for those that are enabled. command: what runs a part in a process
     of its own. Below a supervisor an error is told to it, which says it once for all.
@@ -322,7 +332,9 @@ async def run_daemon(
     hold_lifeline(environ)
     error: BaseException | None = None
     try:
-        await _chosen(config, _parts(config, only), command, stop, notifier, environ).run()
+        chosen = _chosen(config, _parts(config, only), command, stop, notifier, environ)
+        loop.add_signal_handler(signal.SIGHUP, chosen.reload)
+        await chosen.run()
     except* BridgeError as group:
         error = group.exceptions[0]
     if isinstance(error, BridgeError):

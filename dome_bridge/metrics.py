@@ -30,6 +30,8 @@ from dome_bridge.chimera.state import Phase
 from dome_bridge.dome_api.cluster import Activity, Cluster
 
 if TYPE_CHECKING:
+    from dome_bridge.auth.authenticate import Method
+    from dome_bridge.auth.refusal import Reason
     from dome_bridge.exporter.mirror import Applied
 
 PREFIX = "dome_bridge"
@@ -246,12 +248,20 @@ class Metrics(Registered):
 
 
 class ApiMetrics(Registered):
-    """The DOME API's. is_alone: these are all there are, so the version is among them."""
+    """The DOME API's. is_alone: these are all there are, so the version is among them. now: Unix time."""
 
-    def __init__(self, *, is_alone: bool = False) -> None:
+    def __init__(self, *, is_alone: bool = False, now: Callable[[], float] = time.time) -> None:
         super().__init__()
+        self._now = now
+        self._keys_fetched: Callable[[], Mapping[str, float | None]] = dict
         if is_alone:
             self._build_info()
+        self._make_requests()
+        self._make_cluster()
+        self._make_auth()
+        self._make_expiries()
+
+    def _make_requests(self) -> None:
         self._requests = self._counter(
             "dome_requests_total",
             "Requests that the DOME API answered, by command and HTTP status.",
@@ -264,6 +274,7 @@ class ApiMetrics(Registered):
             REQUEST_BUCKETS,
         )
 
+    def _make_cluster(self) -> None:
         self._disk_up = self._gauge(
             "disk_up", "1 if a disk server has answered the newest poll, 0 if not.", ("server",)
         )
@@ -284,6 +295,35 @@ class ApiMetrics(Registered):
         )
         self.leftovers_counted(math.nan, math.nan)
 
+    def _make_auth(self) -> None:
+        self._auth_failures = self._counter(
+            "auth_failures_total",
+            "Requests and handshakes that were refused, by the credential and the reason.",
+            ("method", "reason"),
+        )
+        self._reload_failing = self._gauge(
+            "reload_failing",
+            "1 while a change of files cannot be used and what was read before stays in force, 0 otherwise.",
+            ("what",),
+        )
+
+    def _make_expiries(self) -> None:
+        self._not_after = self._gauge(
+            "certificate_not_after_timestamp_seconds",
+            "When the host certificate expires, Unix time. NaN without one.",
+        )
+        self._not_after.set(math.nan)
+        self._next_update = self._gauge(
+            "crl_next_update_timestamp_seconds",
+            "When the newest CRL of a CA expires, Unix time; certificates of that CA are refused then.",
+            ("ca",),
+        )
+        self._keys_age = self._gauge(
+            "issuer_keys_age_seconds",
+            "Time since the keys of a token issuer were last fetched; +Inf if they never were.",
+            ("issuer",),
+        )
+
     def leftovers_counted(self, uploads: float, deletions: float) -> None:
         self._abandoned.set(uploads)
         self._interrupted.set(deletions)
@@ -297,6 +337,33 @@ class ApiMetrics(Registered):
                 continue
             self._disk_up.labels(each.server).set(cluster.is_answering(each.server))
             self._free.labels(each.server, each.path).set(each.free)
+
+    def auth_failed(self, method: Method, reason: Reason) -> None:
+        """Both from fixed lists: a client must not be able to make series."""
+        self._auth_failures.labels(method.value, reason.value).inc()
+
+    def reload_ended(self, what: str, *, failed: bool) -> None:
+        """what: a name from the program."""
+        self._reload_failing.labels(what).set(failed)
+
+    def host_certificate_loaded(self, not_after: float) -> None:
+        self._not_after.set(not_after)
+
+    def crls_loaded(self, next_updates: Mapping[str, float]) -> None:
+        """By subject of the CA. A CA that is not among them any more disappears."""
+        self._next_update.clear()
+        for ca, at in next_updates.items():
+            self._next_update.labels(ca).set(at)
+
+    def issuer_keys_from(self, fetched: Callable[[], Mapping[str, float | None]]) -> None:
+        """fetched: when those of each issuer were, Unix time, None for never; asked at each scrape."""
+        self._keys_fetched = fetched
+
+    def exposition(self) -> bytes:
+        self._keys_age.clear()
+        for issuer, at in self._keys_fetched().items():
+            self._keys_age.labels(issuer).set(math.inf if at is None else max(0.0, self._now() - at))
+        return super().exposition()
 
     def answered(self, command: str, status: int, seconds: float) -> None:
         """command: one that exists, or one word for all others; a client must not be able to make series."""

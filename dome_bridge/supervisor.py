@@ -244,6 +244,11 @@ class Child:
             await asyncio.wait((keeping,))
         logger.info("part has ended part=%s", self.part)
 
+    def reload(self) -> None:
+        """Tells it that files have changed. One that is starting reads them anyway, and would die of it."""
+        if self.is_ready and not self._ending.is_set():
+            self._signal(signal.SIGHUP)
+
     def kill_if_silent(self) -> None:
         """A process that hangs ends here, and is started again."""
         if self._overdue() > 0 and not self._is_killed:
@@ -317,6 +322,12 @@ class Supervisor:
         self._is_announced = False
         self._began_at = clock()
         self.children: list[Child] = []
+
+    def reload(self) -> None:
+        """SIGHUP is for the API: the mirror reads nothing again."""
+        for child in self.children:
+            if child.part is Part.API:
+                child.reload()
 
     async def run(self) -> None:
         """Until stop. Raises PartError if the start is hopeless, and leaves no process."""

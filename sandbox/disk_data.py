@@ -19,6 +19,7 @@ from aiohttp import web
 
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.wire import Answer
+from sandbox.disk_head import user_in
 from sandbox.disk_store import PIECE_BYTES, DiskStore
 
 PutDone = Callable[[dict[str, str], RemoteUser], Awaitable[Answer]]
@@ -103,9 +104,7 @@ class DataPath:
     async def _take(self, request: web.BaseRequest, pfn: str, file: Path) -> tuple[web.StreamResponse, int]:
         size = await self._received(request, pfn, file)
         if lfn := request.query.get("sfn"):
-            answer = await self._putdone(
-                {"pfn": pfn, "lfn": lfn}, RemoteUser.from_headers(request.headers.items())
-            )
+            answer = await self._putdone({"pfn": pfn, "lfn": lfn}, user_in(request.headers.items()))
             if answer.status != 200:
                 raise FileRefusedError(answer.status, answer.body.decode("utf-8", "replace"))
         return web.Response(status=201), size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -12,6 +12,17 @@ from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.wire import render
 
 _DONE = frozenset({200, 202})
+
+
+def user_in(headers: Iterable[tuple[str, str]]) -> RemoteUser:
+    """For whom a request was sent. Of a header that comes twice the last counts, as in XrdHttp."""
+    found = {name.lower(): value.strip(" \t") for name, value in headers}
+    groups = found.get("remoteclientgroups", "")
+    return RemoteUser(
+        dn=found.get("remoteclientdn", ""),
+        host=found.get("remoteclienthost", ""),
+        groups=tuple(filter(None, groups.split(","))),
+    )
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from dome_bridge.auth.xrdhttp import Signed, TokenError, verify
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.wire import Answer, Parameters, Tree, command_of
-from dome_bridge.dome_api.xrdhttp import Signed, TokenError, verify
 from dome_bridge.dpm.checksum import PREFIX
 from sandbox.acceptor import Acceptor
 from sandbox.disk_data import DataPath, Transfer
-from sandbox.disk_head import HeadAccess, HeadClient, Told
+from sandbox.disk_head import HeadAccess, HeadClient, Told, user_in
 from sandbox.disk_store import DiskStore, Room
 from sandbox.disk_work import BackgroundWork, PullHook, Sleep, checksum_job, pull_job
 
@@ -51,7 +51,7 @@ class Call:
 
     @property
     def user(self) -> RemoteUser:
-        return RemoteUser.from_headers(self.headers.items())
+        return user_in(self.headers.items())
 
 
 class _Ending(Enum):

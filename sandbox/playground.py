@@ -49,7 +49,7 @@ OUTPUT_COLUMNS = 96
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 INTERRUPTED = 130
-ACCESS_LOG = " dome_bridge.access: "
+AUDIT_LOG = " dome.audit: "
 DOMAIN = "example.org"
 DEAD_SERVERS = tuple(f"{OWN}{number}.{DOMAIN}" for number in range(3))
 """Disk servers that the random writer adds to the catalog: there is nothing behind them."""
@@ -74,7 +74,6 @@ snapshot_range = {snapshot_range}
 [api]
 enabled = true
 host_names = ["head.{domain}"]
-gridmap_file = "{directory}/mapfile"
 
 [[api.listen]]
 address = "127.0.0.1"
@@ -83,6 +82,7 @@ protocol = "proxied"
 
 [auth]
 authorize_dn = ["{front_end}"]
+gridmap_file = "{directory}/mapfile"
 xrdhttp_secret_file = "{directory}/xrdhttp-key"
 
 [disk]
@@ -196,7 +196,7 @@ class Playground:
     def daemon_words(self) -> str:
         """The end of the daemon's log, without the requests to the API."""
         lines = self.daemon_log.read_text(errors="replace").splitlines()
-        return "\n".join([line for line in lines if ACCESS_LOG not in line][-20:])
+        return "\n".join([line for line in lines if AUDIT_LOG not in line][-20:])
 
     @asynccontextmanager
     async def writer(

@@ -1,4 +1,4 @@
-"""Where paths lead, who the peers are, and what permissions say: all against a real catalog."""
+"""Where paths lead, and what permissions say: all against a real catalog."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dome_bridge.dome_api import catalog
-from dome_bridge.dome_api.authorise import Authoriser, host_of
 from dome_bridge.dome_api.catalog import Entry, Walk, bytes_of, names_of, split_rfn, text_of
 from dome_bridge.dome_api.permissions import EXECUTE, READ, WRITE, Subject, may, may_replace, may_traverse
-from dome_bridge.dome_api.request import Peer
 from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
@@ -190,61 +188,6 @@ def test_any_bytes_of_a_column_survive_as_text(name: bytes) -> None:
 )
 def test_rfn_is_split_at_its_first_colon(rfn: str, parts: tuple[str, str]) -> None:
     assert split_rfn(rfn) == parts
-
-
-@pytest.mark.parametrize(
-    ("dn", "host"),
-    [
-        ("/DC=test/OU=hosts/CN=disk1.test", "disk1.test"),
-        ("/DC=test/CN=host/disk1.test", "disk1.test"),
-        ("/DC=test/CN=DISK1.test", "disk1.test"),
-        ("/CN=disk1.test/emailAddress=a@b", "disk1.test"),
-        ("/DC=test/CN=disk1.test/CN=123456", ""),
-        ("/DC=test/OU=CN=disk1.test", ""),
-        ("/DC=test/OU=x", ""),
-        ("", ""),
-        ("CN=disk1.test", ""),
-    ],
-)
-def test_host_of_a_dn_is_its_only_common_name(dn: str, host: str) -> None:
-    assert host_of(dn) == host
-
-
-@pytest.mark.parametrize(
-    ("dn", "authorised"),
-    [
-        ("/DC=test/OU=hosts/CN=disk1.test", True),
-        ("/DC=test/OU=hosts/CN=disk2.test", True),
-        ("/DC=test/OU=hosts/CN=host/disk2.test", True),
-        ("/DC=test/OU=hosts/CN=disk1.tes", False),
-        ("/DC=test/OU=hosts/CN=disk1.test0", False),
-        ("/DC=test/OU=hosts/CN=head.test", True),
-        ("/DC=test/OU=users/CN=Admin", True),
-        ("/DC=test/OU=users/CN=Admin ", False),
-        ("/DC=test/OU=users/CN=admin", False),
-        ("", False),
-    ],
-)
-async def test_peer_is_authorised_as_a_server_or_by_name(
-    pool: ConnectionPool, dn: str, authorised: bool
-) -> None:
-    authoriser = Authoriser(pool, dns=["/DC=test/OU=users/CN=Admin"], hosts=["Head.test"])
-    assert await authoriser.is_authorised(Peer(dn)) is authorised
-
-
-async def test_disk_server_that_is_added_is_authorised_within_a_second(
-    pool: ConnectionPool, golden: DpmSite, maria: MariaServer
-) -> None:
-    now = 100.0
-    authoriser = Authoriser(pool, dns=(), hosts=(), clock=lambda: now)
-    peer = Peer("/CN=disk9.test")
-    assert not await authoriser.is_authorised(peer)
-    await maria.execute(
-        f"INSERT INTO `{golden.dpm}`.dpm_fs (poolname, server, fs, status, weight) "
-        "VALUES ('pool01', 'disk9.test', '/srv', 0, 1)"
-    )
-    now += 1.1
-    assert await authoriser.is_authorised(peer)
 
 
 def entry(mode: int, uid: int = 101, gid: int = 101, acl_text: bytes = b"") -> Entry:

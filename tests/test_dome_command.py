@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import pytest
 
+from dome_bridge.dome_api.admission import ANYBODY, CLOSED
 from dome_bridge.dome_api.command import (
-    Access,
     Character,
     Command,
     Commands,
@@ -19,7 +19,7 @@ from dome_bridge.dome_api.command import (
     Texts,
     Unsigned,
 )
-from dome_bridge.dome_api.request import RemoteUser, Request
+from dome_bridge.dome_api.request import Request
 from dome_bridge.dome_api.wire import Answer, Parameters
 from dome_bridge.errors import ApiError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 commands = Commands()
 
 
-@commands.post("dome_everything", access=Access.ANYBODY)
+@commands.post("dome_everything", ANYBODY)
 async def everything(
     call: Call,
     path: Text,
@@ -103,7 +103,9 @@ async def test_text_with_a_nul_is_refused(body: str) -> None:
 def test_command_is_found_by_name_and_verb_only() -> None:
     assert commands.find("POST", "dome_everything") is not None
     assert commands.find("GET", "dome_everything") is None
-    assert commands.find("GET", "dome_nothing") is not None
+    undeclared = commands.find("GET", "dome_nothing")
+    assert undeclared is not None
+    assert undeclared.admission is CLOSED
     assert commands.find("GET", "dome_no") is None
     assert "dome_nothing" in commands
     assert "dome_no" not in commands
@@ -113,7 +115,7 @@ def test_declaration_tells_what_the_reference_needs() -> None:
     command = commands.find("POST", "dome_everything")
     assert command is not None
     assert command.summary == "Says what it was given."
-    assert command.access is Access.ANYBODY
+    assert command.admission is ANYBODY
     keys = [(each.key, each.is_demanded) for each in command.parameters]
     assert keys[0] == ("path", True)
     assert ("checksum-type", False) in keys
@@ -129,27 +131,4 @@ def test_argument_of_a_type_that_no_body_has_is_refused() -> None:
         return Answer.EMPTY
 
     with pytest.raises(TypeError, match="when"):
-        _ = Command("GET", "dome_strange", Access.CLUSTER, strange).parameters
-
-
-@pytest.mark.parametrize(
-    ("headers", "user"),
-    [
-        ([], RemoteUser()),
-        (
-            [("RemoteClientDN", "/CN=a"), ("remoteclientgroups", "x,y/Role=p,x")],
-            ("/CN=a", "", ("x", "y/Role=p", "x")),
-        ),
-        ([("remoteclientdn", ""), ("remoteclientgroups", "")], RemoteUser()),
-        ([("remoteclienthost", " 192.0.2.1 "), ("remoteclientaddr", "192.0.2.2")], ("", "192.0.2.1", ())),
-        ([("remoteclientdn", "\u3000")], ("\u3000", "", ())),
-        ([("remoteclientdn", "/CN=a\u2003")], ("/CN=a\u2003", "", ())),
-        ([("remoteclientgroups", ",")], ("", "", ())),
-        ([("remoteclientgroups", "a,,b ")], ("", "", ("a", "b"))),
-    ],
-)
-def test_remote_user_is_taken_from_the_headers(
-    headers: list[tuple[str, str]], user: RemoteUser | tuple[str, str, tuple[str, ...]]
-) -> None:
-    expected = user if isinstance(user, RemoteUser) else RemoteUser(*user)
-    assert RemoteUser.from_headers(headers) == expected
+        _ = Command("GET", "dome_strange", strange).parameters

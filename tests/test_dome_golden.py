@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ NOT_TRUNCATED = "A refused create leaves the file alone; the original answered a
 KEEP_IDS = "4294967295 and -1 keep what is there, as chown does; the original knew nobody of that number."
 WHOLE_BODY = "A body of up to 1 MiB is read; the original cut it after 4095 bytes and could not parse it."
 BY_HTTPD = "The last component of the path is the command; this was answered by the httpd in front."
+DIRECT_USERS = "Users are served by DPM's permissions; the original refused whoever was no server."
+OF_NO_VO = "A peer makes no groups of VOs that this site does not serve; the original made any."
+OWNS_NOTHING = "Who only reads gets no number; the original gave one to whoever was named."
+GROUPS_OF_NOBODY = "Groups without a user are refused; the original took them for root's."
 NO_VERB = "Other verbs than GET, POST and HEAD are refused; the original wrote nothing at all."
 
 
@@ -88,6 +93,12 @@ def _corrected(entry: dict[str, Any]) -> dict[str, Any]:
         "unié?": {"name": "unié中"},
     }
     return entry | changes.get(entry["name"], {})
+
+
+def without(kind: str, *names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Lists of users or groups in which these are not."""
+    key = f"{kind.removesuffix('s')}name"
+    return lambda listing: {kind: [each for each in listing[kind] if each[key] not in names]}
 
 
 # Every line whose answer is meant to differ, with the reason.
@@ -125,6 +136,7 @@ DEVIATIONS = (
         "A new user is known at once; the original reloaded its list once a minute.",
         Expected(200, {"username": "/CN=new1", "userid": "107", "banned": "0", "xattr": ""}),
     ),
+    Deviation("head-06-users-groups", (27, 55), OF_NO_VO, change=without("groups", " atlas", "nosuchgroup")),
     Deviation("head-10-makedir-create", (12, 24), NO_DIRECTORY, Expected(400)),
     Deviation("head-10-makedir-create", (28,), BANNED, REFUSED),
     Deviation("head-10-makedir-create", (31,), f"{FIRST_GROUP} {BANNED} {NO_DIRECTORY}", change=of_dteam),
@@ -158,6 +170,17 @@ DEVIATIONS = (
         change=fields(size="1234", nlink="1", mtime="1496000002"),
     ),
     Deviation("head-13-setters", (53, 54), KEEP_IDS, DONE),
+    Deviation("head-20-auth", (7, 21), DIRECT_USERS, Expected(200, body="ACCESS TO DOME GRANTED.")),
+    Deviation("head-20-auth", (8,), DIRECT_USERS, recorded_answer("head-20-auth", 2)),
+    Deviation("head-20-auth", (9, 20), f"{DIRECT_USERS} They are told what is no command.", TEAPOT),
+    Deviation("head-20-auth", (19,), f"{DIRECT_USERS} This one may not write there.", REFUSED),
+    Deviation("head-20-auth", (36, 37), GROUPS_OF_NOBODY, REFUSED),
+    Deviation(
+        "head-20-auth", (42,), OWNS_NOTHING, change=without("users", "/CN=unknown guy 1", "/CN=unknown guy 2")
+    ),
+    Deviation(
+        "head-20-auth", (43,), OF_NO_VO, change=without("groups", " atlas", "nosuchgroup", "unknowngroup1")
+    ),
     Deviation(
         "head-21-protocol",
         (9, 10),

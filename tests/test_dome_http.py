@@ -16,17 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from dome_bridge.auth.audit import audit_log
 from dome_bridge.config import ApiConfig, Config, ListenConfig
 from dome_bridge.dome_api import application
-from dome_bridge.dome_api.application import Application
-from dome_bridge.dome_api.cluster import Cluster
+from dome_bridge.dome_api import service as api_service
 from dome_bridge.dome_api.command import Commands
-from dome_bridge.dome_api.disk_client import DiskClient
-from dome_bridge.dome_api.head import Call, Head
-from dome_bridge.dome_api.listeners import Listeners
+from dome_bridge.dome_api.head import Call
 from dome_bridge.dome_api.service import ApiService
 from dome_bridge.dome_api.wire import Answer as Answered
-from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.schema import read_layout
 from dome_bridge.errors import ConfigError
 from dome_bridge.exporter.fence import lift_fence, raise_fence
@@ -34,15 +31,16 @@ from dome_bridge.exporter.session import admin_source
 from sandbox.proxy import FaultyProxy
 from sandbox.servers import MariaServer
 from tests.fixtures.databases import DpmSite
-from tests.fixtures.dome import FRONTEND, golden_config, golden_databases
+from tests.fixtures.dome import FRONTEND, HEAD, Silent, golden_config, golden_databases
 from tests.fixtures.http import Answer, HttpConnection, read_answer
 
 STAT = "/domehead/command/dome_getstatinfo"
 USER = "/DC=test/DC=dmlite/OU=users/CN=Alice Tester"
+BANNED = "/DC=test/DC=dmlite/OU=users/CN=Banned Guy"
 
 
-class Seen:
-    """An observer that remembers."""
+class Seen(Silent):
+    """An observer that remembers the answers."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[str, int]] = []
@@ -50,10 +48,6 @@ class Seen:
     def answered(self, command: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.answers.append((command, status))
-
-    def cluster_changed(self, cluster: Cluster) -> None: ...
-
-    def leftovers_counted(self, uploads: int, deletions: int) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +123,30 @@ async def test_answer_is_never_compressed_nor_chunked(client: HttpConnection, en
         "//domehead//command//dome_getstatinfo",
         "/dome_getstatinfo",
         "/dpm-rest/anything/dome_getstatinfo",
-        f"http://head.test:1094{STAT}",
         f"{STAT}?ignored=1",
+        f"{STAT}?ignored=/../x%2Fy",
     ],
 )
 async def test_last_component_of_the_target_is_the_command(client: HttpConnection, target: str) -> None:
     answer = await client.exchange(raw("GET", target, b'{"lfn": "/dpm"}'))
     assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"http://head.test:1094{STAT}",
+        "/domehead/command/x%2f..%2fdome_getstatinfo",
+        "/domehead/command%2Fdome_getstatinfo",
+        "/domehead/command/../dome_getstatinfo",
+        "/domehead/./command/dome_getstatinfo",
+        f"{STAT}/..",
+    ],
+)
+async def test_h8_target_that_could_lead_elsewhere_is_refused(client: HttpConnection, target: str) -> None:
+    assert (await client.exchange(raw("GET", target, b'{"lfn": "/dpm"}'))).status == 400
+    assert (await client.exchange(asking("/dpm"))).status == 200
+    assert client.opened == 1
 
 
 @pytest.mark.parametrize(
@@ -152,7 +163,7 @@ async def test_last_component_of_the_target_is_the_command(client: HttpConnectio
         ("POST", "/", 418, "Command '' unknown for a POST request."),
         ("PUT", STAT, 405, "PUT is no verb for commands: use GET or POST"),
         ("DELETE", STAT, 405, "DELETE"),
-        ("OPTIONS", "*", 405, "OPTIONS"),
+        ("OPTIONS", STAT, 405, "OPTIONS"),
         ("PROPFIND", "/dpm", 405, "PROPFIND"),
     ],
 )
@@ -175,13 +186,46 @@ async def test_head_is_answered_in_kind(client: HttpConnection) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PUT"])
 @pytest.mark.parametrize("command", ["dome_getstatinfo", "dome_nosuch"])
-async def test_stranger_is_refused_whatever_he_asks(
+async def test_h6_nobody_is_asked_who_he_is_before_anything_else(
     client: HttpConnection, method: str, command: str
 ) -> None:
-    answer = await client.exchange(raw(method, f"/x/{command}", dn=USER), is_head=method == "HEAD")
-    assert answer.status == 403
-    if method != "HEAD":
-        assert answer.body.decode() == f"{USER} is unauthorized. Sorry :-)"
+    request = raw(method, f"/x/{command}", b"nonsense", dn="")
+    answer = await client.exchange(request, is_head=method == "HEAD")
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == f'Bearer realm="{HEAD}"'
+
+
+@pytest.mark.parametrize(
+    ("command", "closed"), [("dome_addpool", True), ("dome_putdone", True), ("dome_makedir", False)]
+)
+async def test_user_is_refused_what_is_not_for_users(
+    client: HttpConnection, command: str, closed: bool
+) -> None:
+    answer = await client.exchange(raw("POST", f"/x/{command}", dn=USER))
+    assert (answer.status == 403) is closed
+    assert (answer.body.decode() == f"{USER} is unauthorized. Sorry :-)") is closed
+
+
+async def test_site_without_direct_users_refuses_them_all(config: Config) -> None:
+    auth = replace(config.auth, direct_users=False)
+    async with (
+        ApiService(replace(config, auth=auth), Silent()) as service,
+        HttpConnection("127.0.0.1", service.ports[0]) as client,
+    ):
+        answer = await client.exchange(raw("GET", STAT, b'{"lfn": "/dpm"}', dn=USER))
+        info = await client.exchange(raw("GET", "/x/dome_info", dn=USER))
+    assert (answer.status, answer.body.decode()) == (403, f"{USER} is unauthorized. Sorry :-)")
+    assert (info.status, b"ACCESS TO DOME DENIED." in info.body) == (200, True)
+
+
+@pytest.mark.parametrize("headers", [(), (f"remoteclientdn: {BANNED}", "remoteclientgroups: dteam")])
+async def test_b1_banned_user_is_told_what_this_is_and_nothing_else(
+    client: HttpConnection, headers: tuple[str, ...]
+) -> None:
+    dn = FRONTEND if headers else BANNED
+    info = await client.exchange(raw("GET", "/x/dome_info", dn=dn, headers=headers))
+    other = await client.exchange(raw("GET", STAT, b'{"lfn": "/dpm"}', dn=dn, headers=headers))
+    assert (info.status, other.status) == (200, 403)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +243,7 @@ async def test_stranger_is_refused_whatever_he_asks(
 async def test_dn_without_a_good_verification_is_nobody(
     client: HttpConnection, headers: tuple[str, ...]
 ) -> None:
-    assert (await client.exchange(raw("GET", STAT, dn="", headers=headers))).status == 403
+    assert (await client.exchange(raw("GET", STAT, dn="", headers=headers))).status == 401
 
 
 @pytest.mark.parametrize(
@@ -273,11 +317,13 @@ async def test_body_that_comes_byte_by_byte_is_waited_for(service: ApiService) -
     writer.close()
 
 
-async def test_body_that_never_comes_is_given_up(
-    client: HttpConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(application, "BODY_SECONDS", 0.1)
-    answer = await client.exchange(raw("GET", STAT, b'{"lfn"', length=100))
+async def test_body_that_never_comes_is_given_up(config: Config) -> None:
+    auth = replace(config.auth, body_seconds=0.1)
+    async with (
+        ApiService(replace(config, auth=auth), Silent()) as service,
+        HttpConnection("127.0.0.1", service.ports[0]) as client,
+    ):
+        answer = await client.exchange(raw("GET", STAT, b'{"lfn"', length=100))
     assert answer.status == 408
     assert answer.is_last
 
@@ -327,6 +373,7 @@ async def test_client_that_waits_for_100_continue_gets_it(service: ApiService) -
         (b"GET /x HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 1000 + b"\r\n", 400),
         (b"GET /x HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 400),
         (b"get /x HTTP/1.1\r\n\r\n", 405),
+        (b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", 400),
     ],
 )
 async def test_rubbish_is_answered_in_one_line_and_the_connection_closed(
@@ -350,21 +397,41 @@ async def test_every_answer_is_observed_under_a_known_name(client: HttpConnectio
     assert seen.answers == [("dome_getstatinfo", 200), ("dome_getstatinfo", 404), ("unknown", 418)]
 
 
-async def test_access_log_has_one_line_a_request_whatever_the_client_sends(
+async def test_audit_log_has_one_line_a_request_whatever_the_client_sends(
     client: HttpConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    body = json.dumps({"lfn": '/a\nINFO client="/CN=root" status=200\x1b[2J"é'}).encode()
+    body = json.dumps({"lfn": '/a\nINFO client="/CN=root" status="200"\x1b[2J\xe9'}).encode()
     headers = (f"remoteclientdn: {USER}", "X-Forwarded-For: 203.0.113.9, 192.0.2.7")
-    with caplog.at_level(logging.INFO, application.access_log.name):
+    with caplog.at_level(logging.INFO, audit_log.name):
         await client.exchange(raw("GET", STAT, body, headers=headers))
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "dome_bridge.access"]
-    assert "\n" not in line
-    assert "\x1b" not in line
-    assert (
-        f'client="{FRONTEND}" address=192.0.2.7 user="{USER}" command=dome_getstatinfo path="/a\\nINFO'
-        in line
-    )
-    assert " status=404 ms=" in line
+    (line,) = [record.getMessage() for record in caplog.records if record.name == audit_log.name]
+    assert line.isascii()
+    assert line.isprintable()
+    assert 'peer="192.0.2.7" cmd="dome_getstatinfo" path="/a\\x0AINFO client=\\"/CN=root\\"' in line
+    assert f'auth="frontend-for-user" user="{USER}"' in line
+    assert f'chan="{FRONTEND}" role="head" decision="allow" rule="N6" status="404" ms=' in line
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (raw("GET", STAT, dn=""), 'auth="anonymous" user=""'),
+        (raw("GET", STAT, dn=""), 'decision="deny" rule="H5" status="401"'),
+        (raw("POST", "/x/dome_addpool", dn=USER), 'decision="deny" rule="N6" status="403"'),
+        (raw("GET", STAT, dn=BANNED), 'decision="deny" rule="B1" status="403"'),
+        (raw("GET", f"/x%2F{STAT}"), 'decision="deny" rule="H8" status="400"'),
+        (raw("POST", "/x/dome_makedir", b'{"path": "/dpm/x"}', dn=USER), 'rule="N1" status="403"'),
+        (raw("POST", "/x/dome_makedir", b'{"path": "/dpm/x"}', dn=USER), 'decision="deny"'),
+    ],
+)
+async def test_a2_denial_is_logged_with_its_reason(
+    client: HttpConnection, caplog: pytest.LogCaptureFixture, request_: bytes, said: str
+) -> None:
+    with caplog.at_level(logging.INFO, audit_log.name):
+        await client.exchange(request_)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == audit_log.name]
+    assert said in line
+    assert 'reason=""' not in line
 
 
 async def test_fenced_write_is_told_to_come_again_while_reads_go_on(
@@ -427,28 +494,24 @@ async def test_request_that_takes_too_long_is_given_up(config: Config, seen: See
             assert (await client.exchange(asking("/dpm"))).status == 200
 
 
-async def test_client_that_does_not_take_its_answer_is_dropped(config: Config, seen: Seen) -> None:
+async def test_client_that_does_not_take_its_answer_is_dropped(
+    config: Config, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commands = Commands()
 
     @commands.get("dome_much")
     async def much(call: Call) -> Answered:
         return Answered(200, b"x" * 64 * 1024 * 1024)
 
+    monkeypatch.setattr(api_service, "COMMANDS", commands)
     config = replace(config, api=replace(config.api, request_seconds=0.3))
-    disks = DiskClient(config.disk, secret="", dn="", host="")
-    pool = ConnectionPool(config.dpm, 1)
-    app = Application(Head.over(config, pool, disks, seen, hosts=("head",)), commands, seen)
-    listeners = Listeners(
-        config.api.listen, config.api.proxied, app.respond, keepalive_seconds=5, stop_seconds=1
-    )
-    await listeners.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", listeners.ports[0], limit=1024)
-    writer.write(raw("GET", "/x/dome_much"))
-    await asyncio.sleep(0.6)
-    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-        await reader.readexactly(64 * 1024 * 1024)
-    writer.close()
-    await listeners.stop()
+    async with ApiService(config, seen) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.ports[0], limit=1024)
+        writer.write(raw("GET", "/x/dome_much"))
+        await asyncio.sleep(0.6)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(64 * 1024 * 1024)
+        writer.close()
 
 
 async def test_running_request_is_finished_before_the_end(
@@ -469,7 +532,7 @@ async def test_running_request_is_finished_before_the_end(
 
 
 async def test_unix_socket_is_for_its_group_and_replaces_a_dead_one(config: Config, seen: Seen) -> None:
-    path = Path(config.api.gridmap_file).parent / "api.sock"
+    path = Path(config.auth.gridmap_file).parent / "api.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     api = ApiConfig(enabled=True, listen=(ListenConfig(unix_socket=path),))

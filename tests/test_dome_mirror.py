@@ -44,8 +44,8 @@ async def serving(mirrored: Mirrored, directory: Path) -> AsyncIterator[tuple[Cl
     """The API over the mirrored catalog, with a disk node at each of its places."""
     config = replace(
         mirrored.config,
-        api=ApiConfig(enabled=True, listen=(ListenConfig(),), gridmap_file=directory / "none"),
-        auth=AuthConfig(authorize_dn=(FRONTEND,), xrdhttp_secret=SECRET),
+        api=ApiConfig(enabled=True, listen=(ListenConfig(),)),
+        auth=AuthConfig(authorize_dn=(FRONTEND,), gridmap_file=directory / "none", xrdhttp_secret=SECRET),
     )
     async with AsyncExitStack() as stack:
         disks = []

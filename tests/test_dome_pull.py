@@ -257,7 +257,7 @@ async def test_checksum_without_a_kind_is_nobodys(served: Site) -> None:
         ({"status": "pending"}, 200),
         ({"status": "aborted", "reason": "no"}, 200),
         ({"pfn": "/storage/disk2/fs2/none"}, 500),
-        ({"server": "disk1.test"}, 500),
+        ({"server": "disk1.test"}, 403),
         ({"filesize": "-1"}, 422),
         ({"filesize": "5", "checksum_type": "adler32", "checksum": "a b"}, 400),
     ],

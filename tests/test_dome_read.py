@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dome_bridge import __version__
+from dome_bridge.auth.principal import Kind, Principal, Role
 from dome_bridge.config import AuthConfig, Config
 from dome_bridge.dome_api import catalog, commands_info, commands_read
 from dome_bridge.dome_api.command import Commands
@@ -22,6 +23,7 @@ from dome_bridge.dome_api.wire import Parameters
 from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
+from sandbox.disk_head import user_in
 from sandbox.servers import MariaServer
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.dome import ADMIN, FRONTEND, HEAD, Silent, golden_databases
@@ -74,11 +76,11 @@ class Reader:
         body = json.dumps(parameters, ensure_ascii=False).encode("utf-8", "surrogateescape")
         return await self.ask(Request("GET", "", f"dome_{command}", Parameters.from_body(body), user=user))
 
-    async def ask(self, request: Request) -> Answered:
+    async def ask(self, request: Request, auth: AuthConfig | None = None) -> Answered:
         declared = COMMANDS.find("GET", request.command)
         assert declared is not None
         try:
-            answer = await declared.run(Call(self.head, request))
+            answer = await declared.run(Call(self.head, request, auth=auth))
         except ApiError as exc:
             return Answered(exc.status, exc.text.encode("utf-8", "surrogateescape"))
         return Answered(answer.status, answer.body)
@@ -141,7 +143,7 @@ async def test_json_is_byte_for_byte_that_of_the_original(reader: Reader, name: 
             line.path,
             line.command,
             Parameters.from_body(line.body),
-            user=RemoteUser.from_headers(line.headers),
+            user=user_in(line.headers),
         )
         answer = await reader.ask(request)
         same += answer.text in [each.body for each in line.answers]
@@ -480,28 +482,39 @@ async def test_comment_by_path_or_number(
 # --- info
 
 
+GRANTED, DENIED = "ACCESS TO DOME GRANTED.", "ACCESS TO DOME DENIED."
+
+
 @pytest.mark.parametrize(
-    ("dn", "sentence"),
+    ("kind", "role", "users_may", "sentence"),
     [
-        (FRONTEND, "ACCESS TO DOME GRANTED."),
-        ("/DC=test/DC=dmlite/OU=hosts/CN=disk1.test", "ACCESS TO DOME GRANTED."),
-        (f"/CN={HEAD}", "ACCESS TO DOME GRANTED."),
-        (ALICE.dn, "ACCESS TO DOME DENIED."),
-        ("", "ACCESS TO DOME DENIED."),
+        (Kind.ADMIN, Role.HEAD, False, GRANTED),
+        (Kind.NODE, Role.DISK, False, GRANTED),
+        (Kind.FRONTEND, Role.FRONTEND, False, GRANTED),
+        (Kind.USER, Role.USER, True, GRANTED),
+        (Kind.CAPABILITY, Role.USER, True, GRANTED),
+        (Kind.GROUP, Role.USER, True, GRANTED),
+        (Kind.USER, Role.USER, False, DENIED),
+        (Kind.GROUP, Role.USER, False, DENIED),
+        (Kind.POWERLESS, Role.USER, True, DENIED),
+        (Kind.ANONYMOUS, Role.NOBODY, True, DENIED),
     ],
 )
-async def test_info_tells_everybody_whether_they_may(reader: Reader, dn: str, sentence: str) -> None:
-    answer = await reader.ask(Request("GET", "", "dome_info", Parameters(), Peer(dn)))
+async def test_info_tells_everybody_whether_they_may(
+    reader: Reader, kind: Kind, role: Role, users_may: bool, sentence: str
+) -> None:
+    request = Request("GET", "", "dome_info", Parameters(), Peer(ALICE.dn), principal=Principal(kind, role))
+    answer = await reader.ask(request, AuthConfig(direct_users=users_may))
     version, process, name, empty, standing, *rest = answer.text.split("\r\n")
     assert (answer.status, version, name, empty) == (
         200,
         "dome [1.15.2] running as head",
-        f"Your DN: {dn}",
+        f"Your DN: {ALICE.dn}",
         "",
     )
-    assert process.startswith("Server PID: ")
+    assert process == "Server PID: 0 - Thread Index: 0 "
     assert standing == sentence
-    assert (f"SERVER_SOFTWARE=dome-bridge/{__version__}" in rest) is sentence.endswith("GRANTED.")
+    assert (f"SERVER_SOFTWARE=dome-bridge/{__version__}" in rest) is (sentence == GRANTED)
 
 
 # --- all of them

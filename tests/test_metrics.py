@@ -11,6 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dome_bridge import __version__, metrics
+from dome_bridge.auth.authenticate import Method
+from dome_bridge.auth.refusal import Reason
 from dome_bridge.chimera.state import Phase
 from dome_bridge.dome_api.cluster import Activity, Cluster, FileSystem
 from dome_bridge.exporter.mirror import Applied
@@ -41,6 +43,11 @@ CONTRACT = (
     "fs_free_bytes",
     "abandoned_uploads",
     "interrupted_deletions",
+    "auth_failures_total",
+    "reload_failing",
+    "certificate_not_after_timestamp_seconds",
+    "crl_next_update_timestamp_seconds",
+    "issuer_keys_age_seconds",
 )
 
 
@@ -264,6 +271,10 @@ def test_scrape_gives_what_the_reference_names_and_nothing_else(mirror: Metrics)
 def test_scrape_of_the_api_gives_what_the_reference_names_and_nothing_else(api: ApiMetrics) -> None:
     api.answered("dome_create", 200, 0.1)
     api.cluster_changed(CLUSTER)
+    api.auth_failed(Method.TOKEN, Reason.EXPIRED)
+    api.reload_ended("bans", failed=False)
+    api.crls_loaded({"/CN=CA": 1.0})
+    api.issuer_keys_from(lambda: {"atlas": None})
     histogram = "dome_bridge_dome_request_duration_seconds"
     parts = {f"{histogram}_{part}" for part in ("bucket", "sum", "count")}
     assert scraped(api) == {each.name for each in api.reference} - {histogram} | parts
@@ -281,6 +292,46 @@ def test_cluster_shows_what_was_heard_and_forgets_what_is_gone(api: ApiMetrics) 
     assert 'fs="/a",server="d1"' in text
     assert "d2" not in text
     assert "/b" not in text
+
+
+def test_refusals_are_counted_by_credential_and_reason(api: ApiMetrics) -> None:
+    for _ in range(2):
+        api.auth_failed(Method.TOKEN, Reason.EXPIRED)
+    api.auth_failed(Method.X509, Reason.REVOKED)
+    assert value(api, "auth_failures_total", method="token", reason="expired") == 2
+    assert value(api, "auth_failures_total", method="x509", reason="revoked") == 1
+
+
+def test_reload_fails_until_it_succeeds(api: ApiMetrics) -> None:
+    api.reload_ended("bans", failed=True)
+    assert value(api, "reload_failing", what="bans") == 1
+    api.reload_ended("bans", failed=False)
+    assert value(api, "reload_failing", what="bans") == 0
+
+
+def test_expiries_are_those_of_what_is_in_force(api: ApiMetrics) -> None:
+    before = value(api, "certificate_not_after_timestamp_seconds")
+    assert before is not None
+    assert math.isnan(before)
+    api.host_certificate_loaded(1_800_000_000)
+    api.crls_loaded({"/CN=A": 1.0, "/CN=B": 2.0})
+    api.crls_loaded({"/CN=B": 3.0})
+    assert value(api, "certificate_not_after_timestamp_seconds") == 1_800_000_000
+    assert value(api, "crl_next_update_timestamp_seconds", ca="/CN=A") is None
+    assert value(api, "crl_next_update_timestamp_seconds", ca="/CN=B") == 3
+
+
+def test_age_of_keys_grows_and_that_of_keys_never_fetched_is_infinite() -> None:
+    now, fetched = [1000.0], {"atlas": 400.0, "new": None, "ahead": 1e9}
+    api = ApiMetrics(now=lambda: now[0])
+    api.issuer_keys_from(lambda: fetched)
+    text = api.exposition().decode()
+    for issuer, age in (("atlas", "600.0"), ("new", "+Inf"), ("ahead", "0.0")):
+        assert f'dome_bridge_issuer_keys_age_seconds{{issuer="{issuer}"}} {age}' in text
+    now[0] += 60
+    assert 'keys_age_seconds{issuer="atlas"} 660.0' in api.exposition().decode()
+    del fetched["new"]
+    assert 'issuer="new"' not in api.exposition().decode()
 
 
 def test_reference_page_has_the_table_of_the_code() -> None:

@@ -45,6 +45,7 @@ def end(number, frame):
     note("end")
     sys.exit(0)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if manner == "stubborn" else end)
+signal.signal(signal.SIGHUP, lambda *_: note("reload"))
 note(f"start {os.getpid()}")
 is_first = open(diary).read().count("start") == 1
 if manner == "refuse" or manner == "sour" and not is_first:
@@ -305,6 +306,24 @@ async def test_part_that_hangs_is_killed_and_comes_back(tmp_path: Path, systemd:
     async with running(Family(tmp_path, WELL, notifier)) as family:
         await family.kill(Part.EXPORTER, signal.SIGSTOP)
         assert len(family.pids(Part.API)) == 1
+
+
+async def test_reload_reaches_the_api_and_not_the_exporter(tmp_path: Path) -> None:
+    async with running(Family(tmp_path, WELL)) as family:
+        family.supervisor.reload()
+        await until(lambda: "reload" in family.diary(Part.API).read_text(), 5, "the signal")
+    assert "reload" not in family.diary(Part.EXPORTER).read_text()
+
+
+async def test_part_that_is_starting_is_not_told_to_reload(tmp_path: Path) -> None:
+    family = Family(tmp_path, WELL | {Part.API: "hang"})
+    task = asyncio.create_task(family.supervisor.run())
+    await until(lambda: family.pids(Part.API) != [], 5, "its start")
+    family.supervisor.reload()
+    await asyncio.sleep(0.3)
+    family.stop.set()
+    await asyncio.wait_for(task, 10)
+    assert "reload" not in family.diary(Part.API).read_text()
 
 
 async def test_part_that_does_not_end_is_killed(tmp_path: Path) -> None:

@@ -90,3 +90,15 @@ def test_daemon_reports_to_systemd_and_is_watched(unit: Unit) -> None:
     assert service["Restart"] == "on-failure"
     assert "RestartPreventExitStatus" not in service
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+def test_reload_is_a_signal_to_the_main_process(unit: Unit) -> None:
+    program, *arguments = shlex.split(unit["Service"]["ExecReload"])
+    assert (Path(program).name, arguments) == ("kill", ["-HUP", "$MAINPID"])
+    assert Path(program).exists()
+
+
+def test_files_of_the_grid_can_be_read_and_keys_of_issuers_be_kept(unit: Unit) -> None:
+    service = unit["Service"]
+    assert "InaccessiblePaths" not in service
+    assert service["StateDirectory"] == "dome-bridge"

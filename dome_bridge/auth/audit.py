@@ -13,11 +13,14 @@ import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp.http_exceptions import HttpProcessingError
 
 from dome_bridge.auth.principal import ANONYMOUS, Principal
+
+if TYPE_CHECKING:
+    from dome_bridge.auth.tokens import Claimed
 
 audit_log = logging.getLogger("dome.audit")
 
@@ -81,7 +84,7 @@ class AuditLine:
     """at: seconds since 1970. req: an identifier of the request. peer: address. dst: a second path.
 
     rule: the number of the requirement that decided. reason: precise, in a denial. status: of the answer,
-    0 if there was none.
+    0 if there was none. claimed: what a token that was refused says of itself.
     """
 
     at: float
@@ -96,10 +99,12 @@ class AuditLine:
     status: int = 0
     seconds: float = 0.0
     reason: str = ""
+    claimed: Claimed | None = None
 
     def values(self) -> dict[str, str]:
         """By field, in order, as they are."""
         token = self.who.token
+        said = token or self.claimed
         return {
             "ts": datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds"),
             "req": self.req,
@@ -110,10 +115,10 @@ class AuditLine:
             "auth": self.who.kind.value,
             "user": self.who.user,
             "groups": ",".join(self.who.groups or ()),
-            "iss": token.issuer if token else "",
-            "sub": token.sub if token else "",
-            "jti": token.jti if token else "",
-            "kid": token.kid if token else "",
+            "iss": token.issuer if token else self.claimed.iss if self.claimed else "",
+            "sub": said.sub if said else "",
+            "jti": said.jti if said else "",
+            "kid": said.kid if said else "",
             "chan": self.who.channel.dn,
             "role": self.who.role.value,
             "decision": self.decision.value,

@@ -13,6 +13,7 @@ _HEADER = re.compile(r"bearer ([A-Za-z0-9_.=-]+)", re.IGNORECASE)
 _QUERY = re.compile(r"(?:bearer )?([A-Za-z0-9_.=-]+)", re.IGNORECASE)
 
 QUERY_NAME = "authz"
+SIGNATURE_NAME = "xrdhttptk"
 
 
 def token_of(headers: Iterable[tuple[str, str]], raw_target: str) -> str | None:
@@ -34,9 +35,9 @@ def is_given(headers: Iterable[tuple[str, str]], raw_target: str) -> bool:
 
 
 def without_token(raw_target: str) -> str:
-    """A request target for logs and messages."""
+    """A request target for logs and messages: without the signature of a signed request, too."""
     path, mark, query = raw_target.partition("?")
-    kept = [piece for piece in query.split("&") if not _is_token(piece)]
+    kept = [piece for piece in query.split("&") if _name_of(piece) not in (QUERY_NAME, SIGNATURE_NAME)]
     return path + mark + "&".join(kept) if kept and mark else path
 
 
@@ -46,7 +47,11 @@ def _in_query(raw_target: str) -> list[str]:
 
 
 def _is_token(piece: str) -> bool:
-    return unquote(piece.partition("=")[0]) == QUERY_NAME
+    return _name_of(piece) == QUERY_NAME
+
+
+def _name_of(piece: str) -> str:
+    return unquote(piece.partition("=")[0])
 
 
 def _matched(pattern: re.Pattern[str], value: str, rule: str, where: str) -> str:

@@ -45,6 +45,10 @@ class Role(StrEnum):
     NOBODY = "nobody"
 
 
+PEERS = frozenset({Role.HEAD, Role.DISK, Role.FRONTEND})
+"""The site's own servers and its administrators."""
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """The peer at the other end of the connection. Without a credential all is empty.
@@ -111,6 +115,8 @@ class Principal:
     token: ValidToken | None = None
     asserted: Asserted | None = None
     """What a peer of the site has said about its user, even if that is nobody."""
+    is_passed_on: bool = False
+    """The token came over the connection of one of the site's own servers."""
 
     @property
     def grants(self) -> Grants | None:
@@ -119,7 +125,7 @@ class Principal:
     @property
     def is_peer(self) -> bool:
         """One of the site's own servers or its administrator, whoever he calls for."""
-        return self.role in (Role.HEAD, Role.DISK, Role.FRONTEND)
+        return self.role in PEERS
 
 
 ANONYMOUS = Principal(Kind.ANONYMOUS, Role.NOBODY)

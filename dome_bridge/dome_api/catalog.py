@@ -121,6 +121,11 @@ class Entry:
             text_of(status), csumtype, csumvalue, acl_text, xattr_text,
         )  # fmt: skip
 
+    @classmethod
+    def of_type(cls, name: str, mode: int) -> Entry:
+        """All that somebody learns who may know no more than what sort of thing there is."""
+        return cls._of([0, 0, stat.S_IFMT(mode), *[0] * (_NUMBERED - 3)], [bytes_of(name), *[b""] * 5])
+
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
@@ -355,6 +360,12 @@ async def lineage_of(source: Source, entry: Entry) -> tuple[Entry, ...]:
             raise ApiError(404, f"an ancestor of fileid {entry.fileid} is missing: the entry is an orphan")
         parent = found[-1].parent
     return tuple(reversed(upward))
+
+
+async def path_of(entry: Entry, source: Source) -> str:
+    """In full. Raises ApiError 404 for an orphan."""
+    lineage = await lineage_of(source, entry)
+    return "/" + "/".join(each.name for each in (*lineage[1:], entry))
 
 
 async def entry_by_fileid(source: Source, fileid: int) -> Entry | None:

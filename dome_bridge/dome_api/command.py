@@ -1,9 +1,10 @@
 """How a DOME command is declared: one function, its signature being the list of parameters.
 
-    @commands.get("dome_readlink")
+    @commands.get("dome_readlink", on_path("lfn", needs=SEEING))
     async def readlink(call: Call, lfn: Text = "") -> Answer:
         \"\"\"The target of a symbolic link.\"\"\"
 
+What follows the name says who may call it; without it the head and the administrators may.
 The types below say how a value is read from the JSON body; they follow the conversions of boost's
 property tree, which silently takes the default for what it cannot convert. A parameter without a
 default is demanded. A key that is no Python name is given with `Key`.
@@ -14,10 +15,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
+from dome_bridge.dome_api.admission import CLOSED, Admission
 from dome_bridge.dome_api.wire import Answer, Parameters
 from dome_bridge.errors import ApiError
 
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 
 Handler = Callable[..., Awaitable[Answer]]
 H = TypeVar("H", bound=Handler)
-
-
-class Access(StrEnum):
-    """Who may call a command at all; what it then may do is the command's own business."""
-
-    ANYBODY = "anybody"
-    CLUSTER = "cluster"
-    """Servers of the site and the DNs of `[auth] authorize_dn`, on behalf of whom they name."""
 
 
 class Codec(NamedTuple):
@@ -130,8 +123,8 @@ class Command:
 
     method: str
     name: str
-    access: Access
     handler: Handler
+    admission: Admission = CLOSED
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -188,17 +181,17 @@ class Commands:
         command = self._by_name.get(name)
         return command if command and command.method == method else None
 
-    def get(self, name: str, *, access: Access = Access.CLUSTER) -> Callable[[H], H]:
+    def get(self, name: str, admission: Admission = CLOSED) -> Callable[[H], H]:
         """Declares a command that is called with GET, its parameters in the body all the same."""
-        return self._declared("GET", name, access)
+        return self._declared("GET", name, admission)
 
-    def post(self, name: str, *, access: Access = Access.CLUSTER) -> Callable[[H], H]:
+    def post(self, name: str, admission: Admission = CLOSED) -> Callable[[H], H]:
         """Declares a command that is called with POST."""
-        return self._declared("POST", name, access)
+        return self._declared("POST", name, admission)
 
-    def _declared(self, method: str, name: str, access: Access) -> Callable[[H], H]:
+    def _declared(self, method: str, name: str, admission: Admission) -> Callable[[H], H]:
         def declare(handler: H) -> H:
-            self._add(Command(method, name, access, handler))
+            self._add(Command(method, name, handler, admission))
             return handler
 
         return declare

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from zlib import crc32
 
 from dome_bridge.dome_api import catalog, checksum_record
+from dome_bridge.dome_api.admission import CHANGING, READING, SEEING, from_disks, on_path
 from dome_bridge.dome_api.catalog import Entry, Replica, bytes_of, split_rfn
 from dome_bridge.dome_api.changes import locked_again
 from dome_bridge.dome_api.checksums import Calculation, Sum
 from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.command import Commands, Flag, Key, Text
 from dome_bridge.dome_api.deletion_mark import BEING_DELETED, BEING_POPULATED
+from dome_bridge.dome_api.permissions import require_scope
 from dome_bridge.dome_api.properties import set_attributes
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.sql import sql
@@ -35,10 +37,13 @@ LOOKS = 3
 KINDS = ("md5", "crc32", "adler32")
 """What clients may ask for."""
 
+CALCULATING = READING | CHANGING
+"""What a token needs to have a disk server read a whole file."""
+
 Kind = Annotated[Text, Key("checksum-type")]
 
 
-@commands.get("dome_chksum")
+@commands.get("dome_chksum", on_path("lfn", needs=SEEING, physical=("pfn",)))
 async def chksum(
     call: Call,
     kind: Kind = "",
@@ -50,6 +55,9 @@ async def chksum(
     name = checksum_record.name_of(kind)
     if name not in KINDS:
         raise ApiError(422, f"unknown checksum type {name}")
+    subject = await call.subject()
+    if force:
+        require_scope(subject, CALCULATING, lfn)
     asked, checksums = Sum(lfn, pfn, name), call.head.checksums
     for _ in range(LOOKS):
         endings = checksums.endings
@@ -60,14 +68,15 @@ async def chksum(
         # What has left the queue during the look may be in the catalog now.
         if checksums.endings == endings:
             break
+    require_scope(subject, CALCULATING, lfn)
     if found.key is None:
         raise ApiError(404, f"The provided LFN does not have any replicas that are complete: '{lfn}'")
     # The disk server is told who asked, but not in which groups that user is.
-    user = RemoteUser(call.request.user.dn, call.request.user.host)
+    user = RemoteUser(call.disk_user.dn, call.disk_user.host)
     return _enqueued(call, Calculation(found.key, asked, user), is_demanded=force)
 
 
-@commands.post("dome_chksumstatus")
+@commands.post("dome_chksumstatus", from_disks("pfn"))
 async def chksumstatus(
     call: Call,
     lfn: Text = "",

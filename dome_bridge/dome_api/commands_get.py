@@ -7,12 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from dome_bridge.dome_api import catalog
+from dome_bridge.dome_api.admission import READING, STAGE, on_path
 from dome_bridge.dome_api.catalog import Replica, Walk, split_rfn
 from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.command import Commands, Text
 from dome_bridge.dome_api.commands_put import Order, new_replica
 from dome_bridge.dome_api.deletion_mark import BEING_POPULATED, Mark
-from dome_bridge.dome_api.permissions import READ, Subject, may, may_traverse, require
+from dome_bridge.dome_api.permissions import READ, Subject, may, may_traverse, require, require_scope
 from dome_bridge.dome_api.volatile import can_be_pulled
 from dome_bridge.dome_api.wire import Answer, Tree
 from dome_bridge.dpm.source import Source
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 commands = Commands()
 
 
-@commands.get("dome_get")
+@commands.get("dome_get", on_path("lfn", needs=READING))
 async def get(call: Call, lfn: Text = "") -> Answer:
     """The replicas from which a file can be read; the keys are their places in the list of all.
 
@@ -42,6 +43,7 @@ async def get(call: Call, lfn: Text = "") -> Answer:
     if places := readable_places(call.cluster, found.replicas):
         return Answer.json(places)
     if pending := found.pending:
+        require_scope(subject, {STAGE}, lfn)
         return await _fetched(call, lfn, pending, endings)
     raise ApiError(500, f"Unable to find replicas for '{lfn}'")
 
@@ -95,6 +97,7 @@ async def _fetched_anew(call: Call, lfn: str, subject: Subject) -> Answer:
     """A pull of a file that nobody has asked for yet; it begins like an upload, with the same refusals."""
     if not await can_be_pulled(call, lfn):
         raise ApiError(404, f"No available replicas for '{lfn}'")
+    require_scope(subject, {STAGE}, lfn)
     try:
         new = await new_replica(call, Order(lfn))
     except ApiError:
@@ -132,5 +135,5 @@ async def _request(
 ) -> int:
     pool = call.cluster.pools.get(poolname)
     needed = pool.defsize if pool else 0
-    user = call.request.user
+    user = call.disk_user
     return await call.head.pulls.request(lfn, server, pfn, needed, user, is_new=is_new)

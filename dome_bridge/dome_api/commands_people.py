@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from dome_bridge.dome_api.admission import Admission
 from dome_bridge.dome_api.catalog import bytes_of
 from dome_bridge.dome_api.command import Codec, Commands, Text, Texts, Unsigned
 from dome_bridge.dome_api.people import IdentityError, IdMap, Person, Register, shown
@@ -32,7 +33,7 @@ Int32 = Annotated[
 ]
 
 
-@commands.get("dome_getidmap")
+@commands.get("dome_getidmap", Admission(frontend=True))
 async def getidmap(call: Call, username: Text, groupnames: Texts) -> Answer:
     """The numbers of a user and of groups given as FQANs; creates those that there are not yet.
 
@@ -44,7 +45,7 @@ async def getidmap(call: Call, username: Text, groupnames: Texts) -> Answer:
         raise ApiError(422, f"Unable to get id mapping: {exc.text}") from exc
 
 
-@commands.get("dome_getuser")
+@commands.get("dome_getuser", Admission(frontend=True))
 async def getuser(call: Call, userid: Int32 = NOT_GIVEN, username: Text = "") -> Answer:
     """A user, by number or by name."""
     users = call.head.people.users
@@ -57,7 +58,7 @@ async def getuser(call: Call, userid: Int32 = NOT_GIVEN, username: Text = "") ->
     return Answer.json(_user(_require_found(user, f"Can't find {wanted}")))
 
 
-@commands.get("dome_getgroup")
+@commands.get("dome_getgroup", Admission(frontend=True))
 async def getgroup(call: Call, groupid: Unsigned = NOT_GIVEN, groupname: Text = "") -> Answer:
     """A group, by number or by name."""
     groups = call.head.people.groups
@@ -70,13 +71,13 @@ async def getgroup(call: Call, groupid: Unsigned = NOT_GIVEN, groupname: Text = 
     return Answer.json(_group(_require_found(group, f"Can't find group {wanted}")))
 
 
-@commands.get("dome_getusersvec")
+@commands.get("dome_getusersvec", Admission(frontend=True))
 async def getusersvec(call: Call) -> Answer:
     """All users."""
     return Answer.json({"users": [_user(user) for user in await call.head.people.users.everybody()]})
 
 
-@commands.get("dome_getgroupsvec")
+@commands.get("dome_getgroupsvec", Admission(frontend=True))
 async def getgroupsvec(call: Call) -> Answer:
     """All groups."""
     return Answer.json({"groups": [_group(group) for group in await call.head.people.groups.everybody()]})

@@ -201,7 +201,7 @@ async def _is_there(call: Call, place: Place, status: Status) -> bool:
 async def _ask_disk(call: Call, place: Place) -> None:
     """Raises DiskError."""
     body = {"pfn": place.path, "matchfs": "false", "server": place.server}
-    await call.head.disks.call(place.server, "GET", "dome_statpfn", body, call.request.user)
+    await call.head.disks.call(place.server, "GET", "dome_statpfn", body, call.disk_user)
 
 
 async def _reread(call: Call) -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Annotated
 
 from dome_bridge.dome_api import checksum_record
+from dome_bridge.dome_api.admission import from_disks
 from dome_bridge.dome_api.command import Commands, Integer, Key, Text
 from dome_bridge.dome_api.uploads import Arrival, Checksum, finish_upload
 from dome_bridge.dome_api.wire import Answer
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 commands = Commands()
 
 
-@commands.post("dome_pullstatus")
+@commands.post("dome_pullstatus", from_disks("server"))
 async def pullstatus(
     call: Call,
     lfn: Text = "",

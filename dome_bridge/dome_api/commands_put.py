@@ -11,10 +11,11 @@ from itertools import count
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+from dome_bridge.dome_api.admission import CHANGING, WRITING, from_disks, on_path
 from dome_bridge.dome_api.catalog import Entry, Replica, Walk, names_of, walk
 from dome_bridge.dome_api.changes import ExistsError, require_name
 from dome_bridge.dome_api.command import Codec, Commands, Integer, Text
-from dome_bridge.dome_api.permissions import WRITE, Subject, may, may_traverse, require
+from dome_bridge.dome_api.permissions import WRITE, Subject, may, may_traverse, require, require_scope
 from dome_bridge.dome_api.placement import MIB, NO_HINTS, Choice, Hints, candidates, new_pfn, vo_of
 from dome_bridge.dome_api.quotatokens import (
     QuotaToken,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 commands = Commands()
 
+PHYSICAL = ("pool", "host", "fs", "additionalreplica")
+"""Where a replica is to lie: not for users to say."""
+
 _ALSO_YES = ("on",)
 YesOrOn = Annotated[
     bool,
@@ -62,7 +66,9 @@ _chance: Random = SystemRandom()
 _DOTS = frozenset({".", ".."})
 
 
-@commands.post("dome_put")
+@commands.post(
+    "dome_put", on_path("lfn", needs=WRITING, physical=PHYSICAL, creates_file=True, spares_base=True)
+)
 async def put(
     call: Call,
     lfn: Text = "",
@@ -83,7 +89,7 @@ async def put(
     )
 
 
-@commands.post("dome_putdone")
+@commands.post("dome_putdone", from_disks("server"))
 async def putdone(
     call: Call,
     pfn: Text = "",
@@ -115,7 +121,7 @@ async def _under_way(rfn: str, source: Source) -> Replica:
 
 async def _size_on_disk(call: Call, server: str, pfn: str) -> int:
     try:
-        answer = await call.head.disks.call(server, "GET", "dome_statpfn", {"pfn": pfn}, call.request.user)
+        answer = await call.head.disks.call(server, "GET", "dome_statpfn", {"pfn": pfn}, call.disk_user)
         size = int(json.loads(answer.text)["size"])
     except DiskError as exc:
         raise ApiError(500, f"Cannot stat pfn '{pfn}' on its disk server: {exc}") from exc
@@ -254,7 +260,9 @@ async def _with_new_file(
     try:
         require_name(place.name)
         if place.entry is not None:
+            require_scope(subject, CHANGING, place.lfn)
             raise ExistsError(place.name, place.parent)
+        subject = await call.enrolled()
         return await begin_file(
             call.database, upload, filesystem, parent=place.parent, name=place.name, subject=subject
         )

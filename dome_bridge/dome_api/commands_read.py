@@ -12,11 +12,21 @@ from collections.abc import Callable
 from functools import partial
 
 from dome_bridge.dome_api import catalog
+from dome_bridge.dome_api.admission import CHANGING, READING, SEEING, WRITING, on_path
 from dome_bridge.dome_api.catalog import Entry, Replica, Walk
 from dome_bridge.dome_api.command import Commands, Integer, Text, Unsigned
 from dome_bridge.dome_api.head import Call
 from dome_bridge.dome_api.objects import Listing, Unreadable, character_code, replica_object, xstat
-from dome_bridge.dome_api.permissions import EXECUTE, READ, WRITE, Subject, may, may_traverse, require
+from dome_bridge.dome_api.permissions import (
+    EXECUTE,
+    READ,
+    WRITE,
+    Subject,
+    may,
+    may_traverse,
+    require,
+    require_scope,
+)
 from dome_bridge.dome_api.volatile import can_be_pulled
 from dome_bridge.dome_api.wire import Answer, Tree
 from dome_bridge.dpm.acl import ALL_RIGHTS
@@ -31,7 +41,9 @@ ENTRIES_AT_A_TIME = 500
 """So many are made into an answer before others have their turn: some three milliseconds."""
 
 
-@commands.get("dome_getstatinfo")
+@commands.get(
+    "dome_getstatinfo", on_path("lfn", needs=SEEING, ids=("rfn", "server:pfn"), disk=True, sees_leading=True)
+)
 async def getstatinfo(
     call: Call, lfn: Text = "", rfn: Text = "", server: Text = "", pfn: Text = ""
 ) -> Answer:
@@ -40,14 +52,14 @@ async def getstatinfo(
         found = await _stat_path(call, lfn)
         if found.entry is None:
             return await _stat_elsewhere(call, found)
-        return _told(partial(xstat, found.entry))
+        return _told(partial(xstat, _as_far_as_seen(call, lfn, found.entry)))
     if rfn or (server and pfn):
         name = ":".join(catalog.split_rfn(rfn)) if rfn else f"{server}:{pfn}"
         return _told(partial(xstat, await _stat_replica(call, name)))
     raise ApiError(422, "Not enough parameters.")
 
 
-@commands.get("dome_getdir")
+@commands.get("dome_getdir", on_path("path", needs=READING))
 async def getdir(call: Call, path: Text) -> Answer:
     """What is in a directory, in byte order of the names."""
     if not path:
@@ -63,20 +75,22 @@ async def getdir(call: Call, path: Text) -> Answer:
     return Answer(200, listing.body(), "application/json")
 
 
-@commands.get("dome_access")
+@commands.get("dome_access", on_path("path", needs=SEEING, disk=True))
 async def access(call: Call, path: Text = "", mode: Unsigned = 0) -> Answer:
     """Whether the user has rights on an entry; those on the way to it do not matter."""
     if not path:
         raise ApiError(422, "Empty rfn")
     subject = await call.subject()
+    _require_access_scopes(subject, mode, path)
     found = await call.database.read(lambda source: catalog.walk(source, path))
     if found.entry is None:
         raise _not_accessible(found)
+    _require_access_scopes(subject, mode, path, found.entry)
     require(may(subject, found.entry, mode & ALL_RIGHTS), f"Not accessible '{path}' err: permission denied")
     return Answer.EMPTY
 
 
-@commands.get("dome_accessreplica")
+@commands.get("dome_accessreplica", on_path(needs=SEEING, ids=("rfn",), disk=True))
 async def accessreplica(call: Call, rfn: Text = "", mode: Unsigned = 0) -> Answer:
     """Whether the user has rights on a replica's file; to write, the replica must be being populated."""
     if not rfn:
@@ -87,13 +101,18 @@ async def accessreplica(call: Call, rfn: Text = "", mode: Unsigned = 0) -> Answe
         raise ApiError(
             404, f"Cannot stat rfn: '{rfn}' err: 2 what: 'no such replica, or its file is missing'"
         )
+    if call.scopes is not None:
+        path = await call.database.read(partial(catalog.path_of, entry))
+        _require_access_scopes(subject, mode, path, entry)
     require(may(subject, entry, mode & ALL_RIGHTS), f"Not accessible '{rfn}'")
     status = character_code(replica.status)
     require(not mode & WRITE or replica.status == "P", f"Not accessible with replica status {status} '{rfn}'")
     return Answer.EMPTY
 
 
-@commands.get("dome_getreplicainfo")
+@commands.get(
+    "dome_getreplicainfo", on_path(needs=READING, ids=("replicaid", "rfn"), disk=True, is_unchecked=True)
+)
 async def getreplicainfo(call: Call, rfn: Text = "", replicaid: Integer = 0) -> Answer:
     """A replica, by its number or its name."""
     if replicaid:
@@ -109,7 +128,9 @@ async def getreplicainfo(call: Call, rfn: Text = "", replicaid: Integer = 0) -> 
     return _told(partial(replica_object, replica))
 
 
-@commands.get("dome_getreplicavec")
+@commands.get(
+    "dome_getreplicavec", on_path("lfn", needs=READING, ids=("fileid",), disk=True, is_unchecked=True)
+)
 async def getreplicavec(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answer:
     """All replicas of an entry, by path or number."""
     if lfn:
@@ -123,7 +144,7 @@ async def getreplicavec(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answ
     return _told(lambda unreadable: {"replicas": [replica_object(each, unreadable) for each in replicas]})
 
 
-@commands.get("dome_readlink")
+@commands.get("dome_readlink", on_path("lfn", needs=SEEING, is_unchecked=True))
 async def readlink(call: Call, lfn: Text = "") -> Answer:
     """The target of a symbolic link."""
 
@@ -141,7 +162,7 @@ async def readlink(call: Call, lfn: Text = "") -> Answer:
     return Answer.json({"target": target})
 
 
-@commands.get("dome_getcomment")
+@commands.get("dome_getcomment", on_path("lfn", needs=SEEING, ids=("fileid",), is_unchecked=True))
 async def getcomment(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answer:
     """The comment on an entry, by path or number; empty without one."""
 
@@ -154,6 +175,24 @@ async def getcomment(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answer:
         return await catalog.comment_of(source, entry.fileid)
 
     return Answer.json({"comment": await call.database.read(comment)})
+
+
+def _require_access_scopes(subject: Subject, mode: int, path: str, entry: Entry | None = None) -> None:
+    """What each right that is asked for comes to in capabilities; to pass through, any is enough.
+
+    entry: when it is known; before, no more is refused than what would be refused of any.
+    """
+    if mode & READ:
+        require_scope(subject, READING, path)
+    if mode & WRITE:
+        require_scope(subject, WRITING if entry is None or entry.is_directory else CHANGING, path)
+
+
+def _as_far_as_seen(call: Call, lfn: str, entry: Entry) -> Entry:
+    """Of a directory that only leads to where a token creates it learns the type and that it is there."""
+    if call.scopes is None or call.scopes.permits(SEEING, lfn):
+        return entry
+    return Entry.of_type(entry.name, entry.mode)
 
 
 def _told(tell: Callable[[Unreadable], Tree]) -> Answer:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from dome_bridge.dome_api import catalog
+from dome_bridge.dome_api.admission import from_disks
 from dome_bridge.dome_api.catalog import Entry, Replica, bytes_of, split_rfn, statement
 from dome_bridge.dome_api.changes import GoneError
 from dome_bridge.dome_api.command import Commands, Integer, Key, Text
@@ -48,7 +49,7 @@ XattrText = Annotated[Text, Key("xattr")]
 _CODE = re.compile(r"[0-9]{2,3}")
 
 
-@commands.post("dome_addreplica")
+@commands.post("dome_addreplica", from_disks("rfn"))
 async def add_replica(
     call: Call,
     rfn: Text = "",
@@ -72,7 +73,7 @@ async def add_replica(
     return Answer.EMPTY
 
 
-@commands.post("dome_updatereplica")
+@commands.post("dome_updatereplica", from_disks("rfn", "replicaid"))
 async def update_replica(
     call: Call,
     rfn: Text = "",
@@ -101,7 +102,7 @@ async def update_replica(
     return Answer.EMPTY
 
 
-@commands.post("dome_delreplica")
+@commands.post("dome_delreplica", from_disks("server"))
 async def delete(call: Call, server: Text = "", pfn: Text = "") -> Answer:
     """Deletes a replica with its file on the disk server, and the entry with its last replica."""
     if not server or not pfn:
@@ -112,7 +113,7 @@ async def delete(call: Call, server: Text = "", pfn: Text = "") -> Answer:
     rfn = f"{server}:{pfn}"
     entry = await call.database.read(partial(_file_of, server, pfn, rfn, subject))
     target = Target(entry, partial(_require_open, subject))
-    await delete_replica(call.head, target, rfn, call.request.user, call.request.parameters.tree())
+    await delete_replica(call.head, target, rfn, call.disk_user, call.request.parameters.tree())
     return Answer.text(f"Deleted '{pfn}' in server '{server}'. Have a nice day.")
 
 

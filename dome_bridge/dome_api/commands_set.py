@@ -8,9 +8,12 @@ the directories above the entry have no say.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from dome_bridge.auth.refusal import AuthError, Reason
 from dome_bridge.dome_api import catalog, properties
+from dome_bridge.dome_api.admission import CHANGING, on_path, on_rights
 from dome_bridge.dome_api.catalog import Entry
 from dome_bridge.dome_api.changes import locked_again, set_owner_mode_acl
 from dome_bridge.dome_api.changes import set_size as set_filesize
@@ -30,7 +33,7 @@ commands = Commands()
 REFUSED = "the database refused the change"
 
 
-@commands.post("dome_setmode")
+@commands.post("dome_setmode", on_rights("path", ids=("fileid",)))
 async def set_mode(call: Call, path: Text = "", fileid: Integer = 0, mode: Unsigned = 0) -> Answer:
     """Sets the permission bits; the ACL stays as it is, whatever it says."""
     target = _Target(path, fileid)
@@ -48,7 +51,7 @@ async def set_mode(call: Call, path: Text = "", fileid: Integer = 0, mode: Unsig
     return Answer.EMPTY
 
 
-@commands.post("dome_setowner")
+@commands.post("dome_setowner", on_rights("path"))
 async def set_owner(
     call: Call, uid: Unsigned, gid: Unsigned, path: Text = "", follow: Flag = False
 ) -> Answer:
@@ -76,7 +79,7 @@ async def set_owner(
     return Answer.EMPTY
 
 
-@commands.post("dome_setsize")
+@commands.post("dome_setsize", on_path("path", needs=CHANGING))
 async def set_size(call: Call, path: Text = "", size: Integer = -1) -> Answer:
     """Sets the size of an entry; those of the directories above stay as they are."""
     target = _Target(path)
@@ -95,7 +98,7 @@ async def set_size(call: Call, path: Text = "", size: Integer = -1) -> Answer:
     return Answer.EMPTY
 
 
-@commands.post("dome_setacl")
+@commands.post("dome_setacl", on_rights("path"))
 async def set_acl(call: Call, path: Text = "", acl: Text = "") -> Answer:
     """Replaces the ACL and sets the mode to what it says; an ACL cannot be taken away."""
     target = _Target(path)
@@ -119,7 +122,7 @@ async def set_acl(call: Call, path: Text = "", acl: Text = "") -> Answer:
     return Answer.EMPTY
 
 
-@commands.post("dome_setcomment")
+@commands.post("dome_setcomment", on_path("lfn", needs=CHANGING, ids=("fileid",)))
 async def set_comment(call: Call, lfn: Text = "", fileid: Integer = 0, comment: Text = "") -> Answer:
     """Replaces the comment on an entry; without one it becomes empty."""
     target = _Target(lfn, fileid)
@@ -135,7 +138,7 @@ async def set_comment(call: Call, lfn: Text = "", fileid: Integer = 0, comment: 
     return Answer.json({"comment": comment})
 
 
-@commands.post("dome_updatexattr")
+@commands.post("dome_updatexattr", on_rights("lfn", ids=("fileid",), disk=True, owns_file=True))
 async def update_attributes(call: Call, lfn: Text = "", fileid: Integer = 0, xattr: Text = "") -> Answer:
     """Replaces all extended attributes; a checksum among them goes into the legacy columns too."""
     target = _Target(lfn, fileid)
@@ -187,6 +190,10 @@ class _Target:
         found = await call.database.read(lambda source: properties.follow(source, self.path))
         if found is None:
             raise ApiError(404, f"Can't find {self}")
+        if call.area is not None:
+            path = await call.database.read(partial(catalog.path_of, found))
+            if not call.area.covers(path):
+                raise AuthError(403, "S8", Reason.PATH, f"{self} leads out of the token's area")
         return replace(self, found=found)
 
     async def locked_for_writing(self, source: Source, subject: Subject) -> Entry:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+from dome_bridge.auth.scopes import Area
+from dome_bridge.dome_api.admission import SEEING, Admission, on_path
 from dome_bridge.dome_api.catalog import bytes_of
 from dome_bridge.dome_api.cluster import Cluster, FileSystem, PoolStatus
 from dome_bridge.dome_api.command import Codec, Commands, Text
@@ -47,7 +49,7 @@ Boolean = Annotated[
 ]
 
 
-@commands.get("dome_getspaceinfo")
+@commands.get("dome_getspaceinfo", Admission(disk=True, frontend=True, host_auth=True))
 async def get_space_info(call: Call) -> Answer:
     """All file systems and pools with their room."""
     cluster = call.cluster
@@ -61,7 +63,7 @@ async def get_space_info(call: Call) -> Answer:
     return Answer(200, document, "application/json")
 
 
-@commands.get("dome_statpool")
+@commands.get("dome_statpool", Admission(disk=True, frontend=True, host_auth=True))
 async def stat_pool(call: Call, poolname: Text = "") -> Answer:
     """The room of a pool and of its file systems; an empty object for a pool that does not exist."""
     if not poolname:
@@ -71,24 +73,24 @@ async def stat_pool(call: Call, poolname: Text = "") -> Answer:
     return Answer.json({"poolinfo": {poolname: _pool(call.cluster, poolname)}})
 
 
-@commands.get("dome_getdirspaces")
+@commands.get("dome_getdirspaces", on_path("path", needs=SEEING))
 async def get_dir_spaces(call: Call, path: Text = "") -> Answer:
     """The quota that counts in a directory, and what is left of it and of the pool."""
     if not path:
         raise ApiError(422, "Path '' is empty.")
     if not path.startswith("/"):
         raise ApiError(422, f"Path '{path}' is not an absolute path.")
-    quota = await call.database.read(partial(_quota_in, path.rstrip("/") or "/"))
+    quota = await call.database.read(partial(_quota_in, path.rstrip("/") or "/", call.area))
     return Answer.json(_dir_spaces(call.cluster, quota))
 
 
-@commands.get("dome_getquotatoken")
+@commands.get("dome_getquotatoken", on_path("path", needs=SEEING, frontend=True, host_auth=True))
 async def get_quota_token(
     call: Call, path: Text = "", getsubdirs: Boolean = False, getparentdirs: Boolean = False
 ) -> Answer:
     """The quotatokens of a directory and, if asked, of those below and above it."""
     path = path.rstrip("/")
-    listing = await call.database.read(partial(_listing, _Wanted(path, getsubdirs, getparentdirs)))
+    listing = await call.database.read(partial(_listing, _Wanted(path, getsubdirs, getparentdirs, call.area)))
     if not listing.tokens:
         raise ApiError(404, f"No quotatokens match path '{path}'")
     return Answer.json({token.s_token: _token(call.cluster, token, listing) for token in listing.tokens})
@@ -160,8 +162,11 @@ class _Quota(NamedTuple):
     size: int
 
 
-async def _quota_in(path: str, source: Source) -> _Quota:
+async def _quota_in(path: str, area: Area | None, source: Source) -> _Quota:
+    """area: what lies outside of it does not show."""
     tokens = await read_quotatokens(source)
+    if area is not None:
+        tokens = [token for token in tokens if token.path and area.covers(token.path)]
     found = covering(tokens, path)
     paths = paths_to_measure(found[-1], tokens) if found else []
     sizes = await sizes_of(source, [path, *paths])
@@ -191,8 +196,12 @@ class _Wanted:
     path: str
     below: bool
     above: bool
+    area: Area | None = None
+    """What lies outside of it does not show."""
 
     def includes(self, token: QuotaToken) -> bool:
+        if self.area is not None and not (token.path and self.area.covers(token.path)):
+            return False
         if self.below and (not self.path or is_below(token.path, self.path)):
             return True
         if not token.path:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dome_bridge.dome_api import catalog
+from dome_bridge.dome_api.admission import CHANGING, WRITING, Admission, on_path
 from dome_bridge.dome_api.catalog import Entry, Walk, bytes_of, names_of, walk
 from dome_bridge.dome_api.changes import (
     MAX_TARGET_BYTES,
@@ -29,7 +30,7 @@ from dome_bridge.dome_api.changes import (
     set_size,
 )
 from dome_bridge.dome_api.command import Commands, Text, Unsigned
-from dome_bridge.dome_api.permissions import EXECUTE, WRITE, Subject, may, may_replace, require
+from dome_bridge.dome_api.permissions import EXECUTE, WRITE, Subject, may, may_replace, require, require_scope
 from dome_bridge.dome_api.refusals import refused_with
 from dome_bridge.dome_api.wire import Answer
 from dome_bridge.dpm.source import Source
@@ -49,7 +50,7 @@ CREATE_ATTEMPTS = 4
 """At a file that others make and remove at the same time."""
 
 
-@commands.post("dome_create")
+@commands.post("dome_create", on_path("path", needs=WRITING, creates_file=True, spares_base=True))
 async def create(call: Call, path: Text = "", mode: Unsigned = 0) -> Answer:
     """Makes an empty file; one without replicas that is there already is truncated."""
     if not path:
@@ -60,7 +61,7 @@ async def create(call: Call, path: Text = "", mode: Unsigned = 0) -> Answer:
     return Answer.EMPTY
 
 
-@commands.post("dome_makedir")
+@commands.post("dome_makedir", on_path("path", needs=WRITING, creates_leading=True))
 async def make_directory(call: Call, path: Text = "", mode: Unsigned = ALL_BITS) -> Answer:
     """Makes a directory. One that is there already is a 400, which clients take for success."""
     if not path:
@@ -68,11 +69,14 @@ async def make_directory(call: Call, path: Text = "", mode: Unsigned = ALL_BITS)
     subject = await call.subject()
     with _failing_with(400, f"Cannot create dir '{path}'", unless=(403, 404)):
         place = await _look_up(call, path)
+        if place.entry is not None and call.scopes is not None and not call.scopes.permits(WRITING, path):
+            # On the way to what the token may write: it is told that the directory is there.
+            return Answer.text(f"'{path}' exists already", 409)
         await _create(call, place, stat.S_IFDIR | stat.S_IMODE(mode), subject)
     return Answer.EMPTY
 
 
-@commands.post("dome_symlink")
+@commands.post("dome_symlink", Admission(users=True, paths=("link",)))
 async def make_symbolic_link(call: Call, target: Text = "", link: Text = "") -> Answer:
     """Makes a symbolic link, which may lead nowhere."""
     if not target:
@@ -89,7 +93,7 @@ async def make_symbolic_link(call: Call, target: Text = "", link: Text = "") -> 
     return Answer.EMPTY
 
 
-@commands.post("dome_removedir")
+@commands.post("dome_removedir", on_path("path", needs=CHANGING, spares_base=True))
 async def remove_directory(call: Call, path: Text = "") -> Answer:
     """Removes an empty directory."""
     if not names_of(path):
@@ -103,7 +107,7 @@ async def remove_directory(call: Call, path: Text = "") -> Answer:
     return Answer.EMPTY
 
 
-@commands.post("dome_rename")
+@commands.post("dome_rename", on_path("oldpath", "newpath", needs=WRITING, spares_base=True))
 async def rename(call: Call, oldpath: Text = "", newpath: Text = "") -> Answer:
     """Renames or moves an entry; what has the new name is replaced if nothing is lost with it."""
     if not names_of(oldpath) or not names_of(newpath):
@@ -162,6 +166,7 @@ async def _create_or_truncate(call: Call, path: str, mode: int, subject: Subject
             if place.entry is None:
                 await _create(call, place, mode, subject)
             else:
+                require_scope(subject, CHANGING, path)
                 await _truncate(call, path, place.entry, subject)
         except (ExistsError, GoneError) as exc:
             logger.debug("looking again path=%s reason=%s", path, exc)
@@ -180,6 +185,7 @@ async def _create(
         raise ExistsError(new.name, place.directory)
     if not place.directory.is_directory:
         raise ApiError(422, f"'{place.directory.name}' is not a directory")
+    subject = await call.enrolled()
     await call.database.transact(
         lambda source: create_entry(source, place.directory, new, subject, needs=needs)
     )
@@ -242,11 +248,12 @@ async def _rename(source: Source, move: _Move, subject: Subject) -> bool:
     old, new = (directories[place.directory.fileid] for place in (move.old, move.new))
     entry = await locked_again(source, move.entry)
     _require_rights_to_move(subject, entry, old, new)
+    _require_scopes_to_move(subject, entry, move)
     if entry.fileid in {ancestor.fileid for ancestor in move.new.lineage}:
         raise ApiError(422, "Destination is descendant of source")
     if not new.is_directory:
         raise ApiError(422, f"'{new.name}' is not a directory")
-    return await _move_to(source, entry, new, move.new.name, subject)
+    return await _move_to(source, entry, new, move, subject)
 
 
 async def _locked_directories(source: Source, move: _Move) -> dict[int, Entry]:
@@ -274,12 +281,22 @@ def _require_rights_to_move(subject: Subject, entry: Entry, old: Entry, new: Ent
     require(may_replace(subject, old, entry), "Sticky bit set on the parent, and not enough permissions")
 
 
-async def _move_to(source: Source, entry: Entry, directory: Entry, name: str, subject: Subject) -> bool:
+def _require_scopes_to_move(subject: Subject, entry: Entry, move: _Move) -> None:
+    """A file may be moved by who may create at both places; what else there is, by who may change both."""
+    needs = WRITING if entry.is_file else CHANGING
+    require_scope(subject, needs, move.old.path)
+    require_scope(subject, needs, move.new.path, creates_file=entry.is_file)
+
+
+async def _move_to(source: Source, entry: Entry, directory: Entry, move: _Move, subject: Subject) -> bool:
+    name = move.new.name
     taken_by = await catalog.locked_child(source, directory.fileid, name)
     if taken_by is not None and taken_by.fileid != entry.fileid:
         if taken_by.name != name:
             raise ApiError(422, f"the database takes '{taken_by.name}' for the same name")
         await _require_replaceable(source, entry, taken_by, directory, subject)
+        for path in (move.old.path, move.new.path):
+            require_scope(subject, CHANGING, path)
         await delete_entry(source, taken_by)
     elif taken_by is not None and taken_by.name == name:
         return False

@@ -6,6 +6,7 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING
 
+from dome_bridge.dome_api.admission import CHANGING, on_path
 from dome_bridge.dome_api.catalog import Entry, walk
 from dome_bridge.dome_api.command import Commands, Text
 from dome_bridge.dome_api.permissions import EXECUTE, WRITE, Subject, may, may_replace, require
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 commands = Commands()
 
 
-@commands.post("dome_unlink")
+@commands.post("dome_unlink", on_path("lfn", needs=CHANGING, spares_base=True))
 async def unlink(call: Call, lfn: Text = "") -> Answer:
     """Removes a file with all its replicas, or a symbolic link."""
     if not lfn:
@@ -29,7 +30,7 @@ async def unlink(call: Call, lfn: Text = "") -> Answer:
     subject = await call.subject()
     entry = await call.database.read(partial(_removable, lfn, subject))
     target = Target(entry, partial(_require_rights, lfn, subject))
-    await unlink_file(call.head, target, call.request.user)
+    await unlink_file(call.head, target, call.disk_user)
     return Answer.EMPTY
 
 

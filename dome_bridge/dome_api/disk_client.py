@@ -27,8 +27,8 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from dome_bridge.auth import xrdhttp
 from dome_bridge.config_sections import DiskConfig
-from dome_bridge.dome_api import xrdhttp
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.wire import Tree, render
 from dome_bridge.errors import ConfigError, DiskError

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -154,6 +154,25 @@ class People:
             raise IdentityError(f"user {shown(found.user.name)} is banned ({found.user.banned})")
         gids = tuple(group.id for group in found.groups if not group.banned)
         return Subject(found.user.id, gids, found.user.name)
+
+    async def known(self, users: Iterable[Key], groups: Iterable[str]) -> Mapping[Key, Person]:
+        """Those of them whom the database has; nobody gets a number. Raises IdentityError."""
+        keys = [*users, *(Key(Kind.GROUP, name) for name in groups)]
+        for key in keys:
+            if not is_name(key.name):
+                raise IdentityError(f"the name of {key} is too long or holds control characters")
+        mark = self._recent.mark()
+        kept = {key: person for key in keys if (person := self._recent.get(key))}
+        wanted = [key for key in keys if key not in kept]
+        if not wanted:
+            return kept
+        found = await self._database.read(lambda source: _read(source, wanted))
+        self._recent.keep(found, mark)
+        return kept | found
+
+    async def groups_of(self, dn: str) -> tuple[str, ...]:
+        """Those that the grid-mapfile has for somebody who shows none."""
+        return await self._gridmap.groups_of(dn)
 
     async def _as_far_as_known(self, user: RemoteUser) -> IdMap:
         key = Key(Kind.USER, user.dn)

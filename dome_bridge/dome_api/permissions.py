@@ -6,15 +6,27 @@ Pure: the entries come from `catalog`, the ids from `people`.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from dome_bridge.auth.refusal import AuthError, Reason
+from dome_bridge.auth.scopes import Capability, Grants
 from dome_bridge.dome_api.catalog import Entry
 from dome_bridge.dpm import acl
 from dome_bridge.dpm.acl import EXECUTE, READ, WRITE, AclError
 from dome_bridge.errors import ApiError
 
-__all__ = ["EXECUTE", "READ", "WRITE", "Subject", "may", "may_replace", "may_traverse", "require"]
+__all__ = [
+    "EXECUTE",
+    "READ",
+    "WRITE",
+    "Subject",
+    "may",
+    "may_replace",
+    "may_traverse",
+    "require",
+    "require_scope",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +34,15 @@ class Subject:
     """On whose behalf a command runs.
 
     gids: of the user's groups that are not banned, the first being the primary one. Root: uid 0.
+    is_enrolled: whether the user and all groups have their numbers; who has none owns nothing yet.
+    scopes: of a token with capabilities, which alone decide then; DPM's permissions do not count.
     """
 
     uid: int
     gids: tuple[int, ...]
     name: str = ""
+    is_enrolled: bool = True
+    scopes: Grants | None = None
 
     @property
     def is_root(self) -> bool:
@@ -46,7 +62,7 @@ def may(subject: Subject, entry: Entry, wanted: int) -> bool:
 
     Raises ApiError 403 for an ACL that cannot be read: nobody but root and the owner passes it.
     """
-    if subject.is_root:
+    if subject.is_root or subject.scopes is not None:
         return True
     try:
         entries = acl.parse_entries(entry.acl_text) if entry.acl_text and subject.uid != entry.uid else ()
@@ -65,7 +81,7 @@ def may_replace(subject: Subject, parent: Entry, entry: Entry) -> bool:
 
     The right to write into the directory is another question.
     """
-    if not parent.mode & stat.S_ISVTX:
+    if subject.scopes is not None or not parent.mode & stat.S_ISVTX:
         return True
     return subject.uid in (entry.uid, parent.uid) or may(subject, entry, WRITE)
 
@@ -74,3 +90,22 @@ def require(granted: bool, text: str) -> None:
     """Raises ApiError 403 with that text unless granted."""
     if not granted:
         raise ApiError(403, text)
+
+
+def require_scope(
+    subject: Subject, wanted: Collection[Capability], path: str, *, creates_file: bool = False
+) -> None:
+    """For what depends on what a path leads to, and so is known only when that is looked at.
+
+    Only a token with capabilities is asked, which needs one of those. Raises AuthError 403.
+    """
+    scopes = subject.scopes
+    if scopes is None or scopes.permits(wanted, path, creates_file=creates_file):
+        return
+    raise AuthError(
+        403,
+        "M1",
+        Reason.SCOPE,
+        f"as things are at {path!a}, this needs {' or '.join(sorted(wanted))}",
+        wanted=scopes.needed(wanted, path),
+    )

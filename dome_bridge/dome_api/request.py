@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from dome_bridge.auth.principal import Kind, Principal, Role
 from dome_bridge.dome_api.wire import Parameters
-
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def is_plain(value: str) -> bool:
-    """Whether a header's value is UTF-8 text without control characters."""
-    return not _UNFIT.search(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,30 +21,23 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class RemoteUser:
-    """The person for whom the peer calls (headers `remoteclient…`). Without a DN: root."""
+    """The person for whom the peer calls, as disk servers and the records are told. Without a DN: root."""
 
     dn: str = ""
     host: str = ""
     groups: tuple[str, ...] = ()
 
-    @classmethod
-    def from_headers(cls, headers: Iterable[tuple[str, str]]) -> RemoteUser:
-        """Of a header that comes twice the last counts, as in XrdHttp; groups without a name are none.
 
-        Only HTTP's own blanks are cut off: any other is part of a name, and a name of its own.
-        """
-        found = {name.lower(): value.strip(" \t") for name, value in headers}
-        groups = found.get("remoteclientgroups", "")
-        return cls(
-            dn=found.get("remoteclientdn", ""),
-            host=found.get("remoteclienthost", ""),
-            groups=tuple(filter(None, groups.split(","))),
-        )
+SYSTEM = Principal(Kind.NODE, Role.HEAD)
+"""The head itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call. method: the verb in upper case; target: the raw request target, for messages."""
+    """One call. method: the verb in upper case; target: the raw request target, for messages.
+
+    peer and user are what commands tell others of the principal.
+    """
 
     method: str
     target: str
@@ -60,3 +45,7 @@ class Request:
     parameters: Parameters
     peer: Peer = field(default_factory=Peer)
     user: RemoteUser = field(default_factory=RemoteUser)
+    principal: Principal = SYSTEM
+
+    def on_behalf_of(self, user: RemoteUser) -> Request:
+        return replace(self, user=user)

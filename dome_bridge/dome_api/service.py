@@ -8,15 +8,18 @@ import socket
 from contextlib import AsyncExitStack
 from typing import Protocol, Self
 
-from dome_bridge.config import Config, DiskConfig
+from dome_bridge.auth.audit import keep_credentials_out_of_logs
+from dome_bridge.config import AuthConfig, Config, DiskConfig
+from dome_bridge.config_cautions import cautions
 from dome_bridge.dome_api.application import Application, Observer
 from dome_bridge.dome_api.cluster_watch import ClusterObserver
 from dome_bridge.dome_api.commands import COMMANDS
 from dome_bridge.dome_api.disk_client import DiskClient, Resolve
 from dome_bridge.dome_api.disk_tls import client_tls
+from dome_bridge.dome_api.doorkeeper import AuthObserver, Doorkeeper
 from dome_bridge.dome_api.head import Head
 from dome_bridge.dome_api.leftovers import LeftoverObserver, count_forever
-from dome_bridge.dome_api.listeners import Listeners
+from dome_bridge.dome_api.listeners import Listeners, ListenLimits
 from dome_bridge.dome_api.removal import finish_forever
 from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.schema import read_layout
@@ -29,8 +32,8 @@ STOP_SECONDS = 20.0
 """What running requests get to finish when the service ends."""
 
 
-class ServiceObserver(Observer, ClusterObserver, LeftoverObserver, Protocol):
-    """Is told of answers, and of what is heard of the disk servers."""
+class ServiceObserver(Observer, AuthObserver, ClusterObserver, LeftoverObserver, Protocol):
+    """Is told of answers and refusals, and of what is heard of the disk servers."""
 
 
 class ApiService:
@@ -53,6 +56,12 @@ class ApiService:
         self._resolve = resolve
         self._stack = AsyncExitStack()
         self._listeners: Listeners | None = None
+        self._doorkeeper: Doorkeeper | None = None
+
+    def reload(self) -> None:
+        """Has certificates, bans, issuers and the like looked at now, as after SIGHUP."""
+        if self._doorkeeper is not None:
+            self._doorkeeper.reload()
 
     @property
     def ports(self) -> list[int]:
@@ -60,11 +69,16 @@ class ApiService:
         return self._listeners.ports if self._listeners else []
 
     async def __aenter__(self) -> Self:
-        """Raises BridgeError if the database cannot be used or an address cannot be had."""
+        """Raises BridgeError if the database or a file cannot be used, or an address cannot be had."""
+        keep_credentials_out_of_logs()
+        for caution in cautions(self._config.api, self._config.auth):
+            logger.warning("%s", caution)
         async with AsyncExitStack() as stack:
             head = await self._make_head(stack)
             self._own(stack, head)
-            self._listeners = await self._listen(stack, head)
+            self._doorkeeper = Doorkeeper(self._config, head.database, self._observer, hosts=head.hosts)
+            await self._doorkeeper.open(stack)
+            self._listeners = await self._listen(stack, head, self._doorkeeper)
             self._stack = stack.pop_all()
         return self
 
@@ -91,15 +105,21 @@ class ApiService:
         await head.watch.reread()
         return head
 
-    async def _listen(self, stack: AsyncExitStack, head: Head) -> Listeners:
+    async def _listen(self, stack: AsyncExitStack, head: Head, doorkeeper: Doorkeeper) -> Listeners:
         api = self._config.api
-        application = Application(head, COMMANDS, self._observer)
+        application = Application(
+            head, COMMANDS, self._observer, doorkeeper.authenticator, lambda: doorkeeper.standards
+        )
         listeners = Listeners(
             api.listen,
-            api.proxied,
             application.respond,
+            tls=doorkeeper.tls_context if doorkeeper.tls else None,
+            limits=_limits(self._config.auth),
+            admits=doorkeeper.disks,
+            observer=doorkeeper,
             keepalive_seconds=api.keepalive_seconds,
             stop_seconds=self._stop_seconds,
+            long_fields=frozenset({api.proxied.cert_header}),
         )
         await listeners.start()
         stack.push_async_callback(listeners.stop)
@@ -123,6 +143,16 @@ class ApiService:
             await asyncio.gather(*tasks, return_exceptions=True)
 
         stack.push_async_callback(end)
+
+
+def _limits(auth: AuthConfig) -> ListenLimits:
+    return ListenLimits(
+        connections_per_source=auth.connections_per_source,
+        handshakes=auth.handshakes,
+        first_byte_seconds=auth.first_byte_seconds,
+        handshake_seconds=auth.handshake_seconds,
+        header_seconds=auth.header_seconds,
+    )
 
 
 def _resolve(disk: DiskConfig) -> Resolve:

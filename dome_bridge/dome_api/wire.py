@@ -20,10 +20,11 @@ from dome_bridge.errors import ApiError
 Tree: TypeAlias = "str | Mapping[str, Tree] | Sequence[Tree]"
 _Json: TypeAlias = "str | bool | dict[str, _Json] | list[_Json] | None"
 
+_CODED = re.compile(r"%(?:2f|2e|5c|00)", re.IGNORECASE)
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 
 # Clients nest once (groupnames); the limit keeps everything that walks a body off the interpreter's.
-_MAX_DEPTH = 32
+MAX_DEPTH = 32
 _BYTE_ORDER_MARK = "\ufeff"
 
 # Where a \u escape names half of a surrogate pair; neither UTF-8 nor surrogate escapes make this character.
@@ -54,6 +55,13 @@ def command_of(raw_path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
+def is_odd_target(raw_path: str) -> bool:
+    """Whether a request target could lead two readers to two commands: dots, coded slashes, another host."""
+    path = raw_path.partition("?")[0]
+    names = path.split("/")
+    return not path.startswith("/") or bool(_CODED.search(path)) or "." in names or ".." in names
+
+
 class ParameterError(ApiError):
     """A parameter that a command cannot do without is missing or of the wrong kind."""
 
@@ -67,24 +75,46 @@ class Parameters:
     def __init__(self, values: Mapping[str, _Json] | None = None, *, escaped_bytes: bool = False) -> None:
         self._values = values or {}
         self._escaped_bytes = escaped_bytes
+        self._plain: Mapping[str, str] = {}
+        self.is_too_deep = False
+        """The body was nested so deeply that nothing of it was taken."""
 
     @classmethod
     def from_body(cls, body: bytes) -> Parameters:
         """Never raises: what is empty, malformed, too deep or not an object has no parameters."""
         try:
             document = _parsed(body)
-        except (ValueError, RecursionError):
+        except ValueError:
             return cls()
-        if not isinstance(document, dict) or _is_too_deep(document):
+        except RecursionError:
+            return cls._too_deep()
+        if not isinstance(document, dict):
             return cls()
+        if _is_too_deep(document):
+            return cls._too_deep()
         # Old boost escapes every byte beyond ASCII as \u00XX, so nothing of its bodies is beyond ASCII.
         return cls(document, escaped_bytes=body.isascii())
+
+    @classmethod
+    def _too_deep(cls) -> Parameters:
+        parameters = cls()
+        parameters.is_too_deep = True
+        return parameters
+
+    def with_texts(self, texts: Mapping[str, str]) -> Parameters:
+        """A copy in which these keys have these texts, which are taken as they are."""
+        changed = Parameters({**self._values, **texts})
+        changed._escaped_bytes = self._escaped_bytes
+        changed._plain = {**self._plain, **texts}
+        return changed
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
     def text(self, key: str, default: str = "") -> str:
         """Objects and arrays have the text ''. Raises ParameterError for text that has no bytes."""
+        if key in self._plain:
+            return self._plain[key]
         if key not in self._values:
             return default
         return self._scalar(key, self._values[key])
@@ -193,6 +223,7 @@ class Answer:
     status: int = 200
     body: bytes = b""
     content_type: str = "text/plain"
+    headers: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def json(cls, tree: Tree, status: int = 200) -> Answer:
@@ -243,7 +274,7 @@ _DECODER = json.JSONDecoder(
 
 def _is_too_deep(document: dict[str, _Json]) -> bool:
     level: list[dict[str, _Json] | list[_Json]] = [document]
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [item for node in level for item in _items(node) if isinstance(item, dict | list)]
         if not level:
             return False

@@ -1,0 +1,118 @@
+"""The disk servers of the site: their names from DPM's database, and the addresses that these have."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+from dome_bridge.dome_api.catalog import text_of
+from dome_bridge.dome_api.sql import sql
+from dome_bridge.dpm.pool import ConnectionPool
+from dome_bridge.dpm.source import Source
+from dome_bridge.errors import BridgeError
+
+logger = logging.getLogger(__name__)
+
+RELOAD_SECONDS = 1.0
+"""So long a disk server that an administrator has added or removed keeps its old standing."""
+
+RESOLVE_SECONDS = 60.0
+
+Lookup = Callable[[str], Awaitable[frozenset[str]]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class DiskHosts:
+    """clock: seconds that only go forward. lookup: the addresses of a name; none if it has none."""
+
+    def __init__(
+        self,
+        database: ConnectionPool,
+        *,
+        own: Collection[str],
+        networks: Callable[[], Iterable[Network]],
+        lookup: Lookup | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._own = tuple(own)
+        self._networks = networks
+        self._lookup = lookup or addresses_of
+        self._clock = clock
+        self._names: frozenset[str] = frozenset()
+        self._by_name: dict[str, frozenset[str]] = {}
+        self._addresses: frozenset[str] = frozenset()
+        self._read_at: float | None = None
+
+    async def names(self) -> frozenset[str]:
+        """In lower case. Raises SourceError if they cannot be read."""
+        now = self._clock()
+        if self._read_at is None or now - self._read_at > RELOAD_SECONDS:
+            self._names = await self._database.read(_disk_servers)
+            self._read_at = now
+        return self._names
+
+    def is_unlimited(self, address: str) -> bool:
+        """Whether one of the site's own servers is there."""
+        return plain_address(address) in self._addresses
+
+    async def may_speak_plainly(self, address: str) -> bool:
+        """Whether requests that are signed, but not encrypted, are taken from there."""
+        text = plain_address(address)
+        if text in self._addresses:
+            return True
+        try:
+            parsed = ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        if parsed.is_loopback or any(parsed in network for network in self._networks()):
+            return True
+        # It may have been added since they were looked up.
+        await self.resolve()
+        return text in self._addresses
+
+    async def resolve(self) -> None:
+        """Looks up the addresses of all names anew; what has none now keeps those that it had."""
+        try:
+            names = sorted({*self._own, *await self.names()})
+        except BridgeError as exc:
+            logger.warning("disk servers cannot be read error=%s", exc)
+            return
+        found = await asyncio.gather(*map(self._lookup, names))
+        before, none = self._by_name, frozenset[str]()
+        self._by_name = {
+            name: addresses or before.get(name, none) for name, addresses in zip(names, found, strict=True)
+        }
+        self._addresses = none.union(*self._by_name.values())
+
+    async def resolve_forever(self) -> None:
+        while True:
+            await self.resolve()
+            await asyncio.sleep(RESOLVE_SECONDS)
+
+
+def plain_address(address: str) -> str:
+    """IPv4 as such, also where it came in IPv6's clothes."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+
+
+async def addresses_of(name: str) -> frozenset[str]:
+    """By the machine's resolver; none for a name that it does not know."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return frozenset()
+    return frozenset(plain_address(str(address[0])) for *_, address in found)
+
+
+async def _disk_servers(source: Source) -> frozenset[str]:
+    rows = await source.fetch(sql(source, "disk_servers"))
+    return frozenset(text_of(server).lower() for (server,) in rows)
