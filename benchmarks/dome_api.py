@@ -330,7 +330,7 @@ async def api(maria: MariaServer, directory: Path, disk: DiskNode) -> AsyncItera
             stderr=log,
         )
     try:
-        await _until_up(port, process, directory / "api.log")
+        await until_up(port, process, directory / "api.log")
         yield port
     finally:
         if process.returncode is None:
@@ -338,7 +338,7 @@ async def api(maria: MariaServer, directory: Path, disk: DiskNode) -> AsyncItera
         await process.wait()
 
 
-async def _until_up(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
+async def until_up(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.returncode is None:
         try:
@@ -361,7 +361,7 @@ def _row(measured: Measured, bare: Measured) -> list[str]:
     ]
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         name, *figures = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -386,7 +386,7 @@ async def run(files: int, clients: Sequence[int], seconds: float, only: str) -> 
                     if re.search(only, case.name)
                 ]
     print(f"\nDOME API over a catalog of {files:,} files, {os.cpu_count()} cores for servers and clients\n")
-    _print_table(rows)
+    print_table(rows)
 
 
 def main() -> None:

@@ -40,7 +40,6 @@ from tests.fixtures.dome import (
 )
 from tests.fixtures.http import Answer, HttpConnection
 
-
 ISSUER = "https://wlcg.test/"
 KID = "signing-1"
 ENDPOINT = f"https://{HEAD}"

@@ -67,7 +67,9 @@ async def test_mx2_voms_groups_are_not_added_to_those_of_a_token(gate: Gate) -> 
 @pytest.mark.parametrize("who", ["admin", "head", "disk1", "frontend"])
 async def test_mx3_peer_with_a_token_has_no_rights_of_its_own(gate: Gate, who: str) -> None:
     certificate = holder(gate, who)
-    everything = gate.dteam.token(" ".join(f"storage.{name}:/" for name in ("read", "create", "modify", "stage")))
+    everything = gate.dteam.token(
+        " ".join(f"storage.{name}:/" for name in ("read", "create", "modify", "stage"))
+    )
     for command in ("dome_addpool", "dome_getspaceinfo", "dome_putdone", "dome_getidmap", "dome_symlink"):
         reply = await gate.ask(command, {"link": f"{DTEAM}/l"}, token=everything, certificate=certificate)
         assert (reply.status, reply.audit["role"]) == (403, "user")
@@ -79,7 +81,13 @@ async def test_mx3_peer_with_a_token_has_no_rights_of_its_own(gate: Gate, who: s
 
 @pytest.mark.parametrize("who", ["frontend", "admin", "disk1", "alice", None])
 @pytest.mark.parametrize(
-    "header", [("remoteclientdn", ALICE), ("remoteclientgroups", "dteam"), ("remoteclientdn", ""), ("RemoteClientDN", "root")]
+    "header",
+    [
+        ("remoteclientdn", ALICE),
+        ("remoteclientgroups", "dteam"),
+        ("remoteclientdn", ""),
+        ("RemoteClientDN", "root"),
+    ],
 )
 async def test_mx4_token_and_asserted_user_contradict(
     gate: Gate, who: str | None, header: tuple[str, str]
@@ -94,7 +102,9 @@ async def test_mx4_host_of_the_client_is_no_identity(gate: Gate) -> None:
     headers = [("remoteclienthost", "192.0.2.1")]
     token = gate.dteam.token(READ)
     assert (await gate.ask(STAT, HERE, token=token, headers=headers)).status == 200
-    assert (await gate.ask(STAT, HERE, token=token, headers=headers, certificate=gate.grid.frontend)).status == 200
+    assert (
+        await gate.ask(STAT, HERE, token=token, headers=headers, certificate=gate.grid.frontend)
+    ).status == 200
 
 
 async def test_mx5_banned_holder_with_a_token_is_banned(gate: Gate) -> None:
@@ -124,7 +134,9 @@ async def test_mx7_certificate_that_fails_later_with_a_token_is_a_401(gate: Gate
         case "foreign":
             bad = grid.alice.proxy(extensions=[extension(grid.voms.sign(grid.bob, "/dteam"))])
         case "critical":
-            statement = grid.voms.statement(grid.alice, "/dteam").with_extension("1.2.3.4", b"", critical=True)
+            statement = grid.voms.statement(grid.alice, "/dteam").with_extension(
+                "1.2.3.4", b"", critical=True
+            )
             bad = grid.alice.proxy(extensions=[extension(statement.sign(grid.voms.key))])
         case _:
             bad = grid.user("/DC=test/CN=Revoked")

@@ -13,7 +13,11 @@ from sandbox.pki import Credential, Policy
 from sandbox.servers import MariaServer
 from tests.fixtures.gate import ADMIN, ALICE, DISK1_DN, DTEAM, FRONTEND_DN, HEAD_DN, Gate, Reply, open_gate
 
-VERIFY, DN, CERTIFICATE = ProxiedConfig().verify_header, ProxiedConfig().dn_header, ProxiedConfig().cert_header
+VERIFY, DN, CERTIFICATE = (
+    ProxiedConfig().verify_header,
+    ProxiedConfig().dn_header,
+    ProxiedConfig().cert_header,
+)
 STAT, HERE = "dome_getstatinfo", {"lfn": DTEAM}
 READ = "storage.read:/"
 BURST = 50
@@ -66,7 +70,9 @@ async def test_y2_header_given_twice_is_refused(gate: Gate, name: str) -> None:
         assert (reply.status, reply.rule) == (400, "Y2")
 
 
-@pytest.mark.parametrize("result", ["", "NONE", "FAILED:expired", "GENEROUS", "success", "SUCCESS2", "(null)"])
+@pytest.mark.parametrize(
+    "result", ["", "NONE", "FAILED:expired", "GENEROUS", "success", "SUCCESS2", "(null)"]
+)
 async def test_y2_without_success_nobody_is_there(gate: Gate, result: str) -> None:
     for identity in (by_dn(ADMIN), by_chain(gate.grid.admin)):
         reply = await ask(gate, [(VERIFY, result), *identity[1:]])
@@ -74,7 +80,9 @@ async def test_y2_without_success_nobody_is_there(gate: Gate, result: str) -> No
     assert (await ask(gate, by_dn(ADMIN)[1:])).status == 401
 
 
-@pytest.mark.parametrize("certificate", ["no PEM", "-----BEGIN CERTIFICATE----- !!! -----END CERTIFICATE-----"])
+@pytest.mark.parametrize(
+    "certificate", ["no PEM", "-----BEGIN CERTIFICATE----- !!! -----END CERTIFICATE-----"]
+)
 async def test_y2_certificate_that_is_none_is_refused(gate: Gate, certificate: str) -> None:
     assert (await ask(gate, [*by_dn(ADMIN), (CERTIFICATE, certificate)])).status == 400
 
@@ -99,7 +107,9 @@ async def test_y3_frontend_asserts_a_user(gate: Gate) -> None:
     assert (reply.status, reply.audit["user"]) == (200, ALICE)
 
 
-@pytest.mark.parametrize("dn", [f"{ADMIN}/CN=proxy", f"{DISK1_DN}/CN=12345", "/CN=disk1.test.evil", "/CN=x/CN=disk1.test"])
+@pytest.mark.parametrize(
+    "dn", [f"{ADMIN}/CN=proxy", f"{DISK1_DN}/CN=12345", "/CN=disk1.test.evil", "/CN=x/CN=disk1.test"]
+)
 async def test_y3_common_names_are_never_cut_off(gate: Gate, dn: str) -> None:
     reply = await gate.ask("dome_addpool", {"poolname": "p"}, headers=by_dn(dn), on="proxied")
     assert (reply.status, reply.audit["auth"], reply.audit["role"], reply.audit["user"]) == (

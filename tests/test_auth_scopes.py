@@ -237,13 +237,13 @@ def test_s4_scope_matches_by_components(scope: str, request_path: str, permitted
     found = grants(f"storage.modify:{scope}")
     path = normal_path(BASE + request_path)
     assert found.permits({MODIFY}, path) is permitted
-    assert found.permits({MODIFY}, path, creates_file=True) is file
+    assert found.permits({MODIFY}, path, is_file=True) is file
 
 
 def test_s2_scopes_of_one_name_are_a_union() -> None:
     found = grants("storage.read:/a storage.read:/b/c storage.read:/b/c/d/")
     assert [found.permits({READ}, full((name,))) for name in ("a", "b", "c")] == [True, False, False]
-    assert found.permits({READ}, full(("b", "c")), creates_file=True)
+    assert found.permits({READ}, full(("b", "c")), is_file=True)
 
 
 def test_s2_different_names_do_not_combine() -> None:
@@ -279,7 +279,7 @@ def test_s4_decision_is_that_of_the_naive_rule(
         and not (file and parts == path and (slash or not path))
         for name, path, slash in scopes
     )
-    assert found.permits(wanted, full(parts), creates_file=file) is expected
+    assert found.permits(wanted, full(parts), is_file=file) is expected
 
 
 @given(FEW_PARTS.filter(bool), st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1))
@@ -318,7 +318,7 @@ def test_s5_leading_directories_of_a_creating_scope(scope: str, path: str, leads
 def test_s5_leading_directory_is_nothing_that_the_scope_matches() -> None:
     found = grants("storage.create:/a/b/c")
     assert found.leads_to(full(("a",)))
-    assert not found.permits({CREATE}, full(("a",)), creates_file=True)
+    assert not found.permits({CREATE}, full(("a",)), is_file=True)
     assert not found.permits(EVERY, full(("a",)))
     assert not found.leads_to("/dpm/test/home")
     assert not found.leads_to("/")

@@ -131,6 +131,8 @@ ANYWAY = {
 OPEN_SITE = AuthConfig(direct_users=True, disk_nodes_are_frontends=True)
 CLOSED_SITE = AuthConfig(direct_users=False, disk_nodes_are_frontends=False)
 
+NOTHING = Parameters()
+
 undeclared = Commands()
 
 
@@ -139,9 +141,14 @@ async def new(call: Call) -> Answer:
     return Answer.EMPTY
 
 
-def refusal(command: Command, principal: Principal, auth: AuthConfig = OPEN_SITE) -> AuthError | None:
+def refusal(
+    command: Command,
+    principal: Principal,
+    auth: AuthConfig = OPEN_SITE,
+    parameters: Parameters = NOTHING,
+) -> AuthError | None:
     try:
-        admitted(command, Parameters(), principal, auth)
+        admitted(command, parameters, principal, auth)
     except AuthError as exc:
         return exc
     return None
@@ -187,13 +194,17 @@ def test_m2_every_object_that_a_parameter_names_is_authorised() -> None:
         assert named == {*command.admission.paths, *command.admission.ids} - {"server:pfn"}, command.name
 
 
-@pytest.mark.parametrize(
-    ("name", "physical"),
-    [("dome_put", {"pool", "host", "fs", "additionalreplica"}), ("dome_chksum", {"pfn"})],
-)
-def test_m3_physical_parameters_are_for_servers(name: str, physical: set[str]) -> None:
-    (command,) = [command for command in COMMANDS if command.name == name]
-    assert set(command.admission.physical) == physical <= {each.key for each in command.parameters}
+@pytest.mark.parametrize("name", ["pool", "host", "fs", "pfn", "additionalreplica"])
+@pytest.mark.parametrize("standing", OPEN)
+def test_m3_physical_parameters_are_for_servers(standing: tuple[Kind, Role], name: str) -> None:
+    """Whatever the command makes of them."""
+    (command,) = [command for command in COMMANDS if command.name == "dome_put"]
+    refused = refusal(command, Principal(*standing), parameters=Parameters({"lfn": "/a", name: "x"}))
+    is_server = command.name in OPEN[standing] and standing[1] in (Role.HEAD, Role.DISK, Role.FRONTEND)
+    assert (refused is None) is is_server
+    if standing[0] in (Kind.USER, Kind.CAPABILITY, Kind.GROUP):
+        assert refused is not None
+        assert (refused.status, refused.rule) == (403, "M3")
 
 
 def test_m2_what_would_replace_or_remove_spares_the_top_of_the_area() -> None:

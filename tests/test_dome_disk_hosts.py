@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -122,20 +123,32 @@ async def test_k6_plain_http_comes_from_the_site_only(hosts: DiskHosts, address:
 
 
 async def test_k6_new_address_of_a_server_is_looked_up_when_it_calls(
-    hosts: DiskHosts, resolver: Resolver
+    hosts: DiskHosts, resolver: Resolver, clock: Clock
 ) -> None:
     await hosts.resolve()
     resolver.known["disk1.test"] = frozenset({"192.0.2.11"})
+    clock.now += 1.1
     assert await hosts.may_speak_plainly("192.0.2.11")
     assert not hosts.is_unlimited("192.0.2.1")
 
 
+async def test_strangers_do_not_make_us_ask_the_resolver_for_each(
+    hosts: DiskHosts, resolver: Resolver, clock: Clock
+) -> None:
+    await asyncio.gather(*(hosts.may_speak_plainly(f"192.0.2.{number}") for number in range(100, 200)))
+    assert len(resolver.asked) == 3
+    clock.now += 1.1
+    await hosts.may_speak_plainly("192.0.2.100")
+    assert len(resolver.asked) == 6
+
+
 async def test_server_keeps_its_addresses_while_the_resolver_is_away(
-    hosts: DiskHosts, resolver: Resolver
+    hosts: DiskHosts, resolver: Resolver, clock: Clock
 ) -> None:
     resolver.known["head.test"] = frozenset({"192.0.2.100"})
     await hosts.resolve()
     resolver.known.clear()
+    clock.now += 0.1
     await hosts.resolve()
     assert hosts.is_unlimited("192.0.2.100")
     assert hosts.is_unlimited("::ffff:192.0.2.1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from dome_bridge.auth.dn import canonical
 from dome_bridge.auth.groups import group_of_fqan
@@ -21,7 +22,9 @@ PREFIX = "remoteclient"
 USER, GROUPS, HOST = f"{PREFIX}dn", f"{PREFIX}groups", f"{PREFIX}host"
 
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_HOST = re.compile(r"[0-9A-Za-z_.:%\[\]-]{1,255}")
+_RFC_FORM = re.compile(r"[A-Za-z][A-Za-z0-9-]* *=")
+_LABEL = r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,254}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
 
 
 def is_plain(value: str) -> bool:
@@ -57,7 +60,7 @@ class Asserted:
 
     def checked(self) -> Asserted:
         """Of a trusted peer, with names in DPM's form. Raises AuthError 403, or 400 for a bad host."""
-        if self.host and not _HOST.fullmatch(self.host):
+        if self.host and not _is_host(self.host):
             raise AuthError(400, "N4", Reason.MALFORMED, f"{HOST} is neither an address nor a host name")
         user = _canonical_user(self.user)
         groups = tuple(dict.fromkeys(map(group_of_fqan, self.groups)))
@@ -76,6 +79,18 @@ class Asserted:
 def is_root(name: str) -> bool:
     """Blanks and case are not told apart by every database."""
     return name.strip().lower() == ROOT
+
+
+def _is_host(text: str) -> bool:
+    """A host's name, or an IP address, with or without the brackets that xrootd puts around it."""
+    if _HOST_NAME.fullmatch(text):
+        return True
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ip_address(inner)
+    except ValueError:
+        return False
+    return True
 
 
 def _single(headers: Iterable[tuple[str, str]]) -> Mapping[str, str]:
@@ -97,11 +112,14 @@ def _single(headers: Iterable[tuple[str, str]]) -> Mapping[str, str]:
 
 def _canonical_user(name: str) -> str:
     """What is no DN stays as it is: DPM has users of other names."""
-    if not name.startswith("/"):
+    is_slash_form = name.startswith("/")
+    if not is_slash_form and not _RFC_FORM.match(name):
         return name
     try:
         return canonical(name)
     except ValueError as exc:
+        if not is_slash_form:
+            return name
         raise AuthError(403, "N8", Reason.NAME, f"{USER} is no DN: {exc}") from exc
 
 

@@ -55,6 +55,15 @@ CUT = "(cut)"
 
 _CUT_MARK = "..."
 
+LONGEST_VALUE = 4096
+"""Characters of a value that are looked at; what is written of it is shorter still."""
+
+LONGEST_MESSAGE = 64 * 1024
+"""Characters of a message in any log of ours."""
+
+# Of a credential that a cut has halved, so many may be left without what they are known by.
+_HALVED = 64
+
 # A backslash takes the character after it along: no quote of the text around becomes one more or less.
 _REST = r"(?:\\.|[^'\"\\\r\n])*"
 _WORD = r"(?:\\.|[^\s'\"\\&#])"
@@ -131,7 +140,7 @@ class AuditLine:
     def __str__(self) -> str:
         """The line."""
         return " ".join(
-            f'{name}="{escaped(without_credentials(value))}"' for name, value in self.values().items()
+            f'{name}="{escaped(_clean(value, LONGEST_VALUE))}"' for name, value in self.values().items()
         )
 
 
@@ -191,6 +200,13 @@ def without_credentials(text: str) -> str:
     return _CREDENTIALS.sub(_cut, text)
 
 
+def _clean(text: str, longest: int) -> str:
+    """Of a text of any length at the cost of a short one."""
+    if len(text) <= longest:
+        return without_credentials(text)
+    return without_credentials(text[:longest])[:-_HALVED] + _CUT_MARK
+
+
 def _cut(found: re.Match[str]) -> str:
     return next(filter(None, found.groups()), "") + CUT
 
@@ -203,7 +219,7 @@ class CredentialFilter(logging.Filter):
             message = record.getMessage()
         except (TypeError, ValueError):
             return True  # the handler will say so, without the arguments' text being lost
-        if (clean := without_credentials(message)) != message:
+        if (clean := _clean(message, LONGEST_MESSAGE)) != message:
             record.msg, record.args = clean, None
         self._clean_exception(record)
         if record.stack_info:

@@ -22,7 +22,7 @@ from dome_bridge.auth.asserted import Asserted
 from dome_bridge.auth.bans import Bans
 from dome_bridge.auth.chain import Path, X509Policy, evaluate
 from dome_bridge.auth.contact import Contact
-from dome_bridge.auth.dn import canonical, host_of, user_name
+from dome_bridge.auth.dn import canonical, host_of, parse, user_name
 from dome_bridge.auth.principal import PEERS, Channel, Kind, Principal, Role, Transport, ValidToken
 from dome_bridge.auth.proxied import ProxiedHeaders, identity_of, last_hop
 from dome_bridge.auth.refusal import AuthError, Reason
@@ -369,7 +369,10 @@ def _channel(path: Path, member: Membership, *, names_ca: bool) -> Channel:
 
 
 def _of_signed(standards: Standards, presented: Presented, contact: Contact, now: float) -> Channel:
-    return _of_dn(standards.signed.verify(presented.method, presented.target, contact.address, now), "K3")
+    dn = standards.signed.verify(presented.method, presented.target, contact.address, now)
+    if not dn.startswith("/"):
+        raise AuthError(403, "K3", Reason.NAME, f"the signed name {dn[:256]!a} is not in slash form")
+    return _of_dn(dn, "K3")
 
 
 def _of_dn(dn: str, rule: str) -> Channel:
@@ -379,7 +382,9 @@ def _of_dn(dn: str, rule: str) -> Channel:
     except ValueError as exc:
         raise AuthError(403, rule, Reason.NAME, f"{dn!a} is no DN: {exc}") from exc
     host = host_of(name)
-    return Channel(dn=name, user=name, hosts=(host,) if host else ())
+    return Channel(
+        dn=name, user=name, hosts=(host,) if host else (), is_multivalued=parse(name).is_multivalued
+    )
 
 
 def _of_token(token: ValidToken, role: Role, evidence: Evidence) -> Principal:

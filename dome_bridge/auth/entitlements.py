@@ -31,7 +31,10 @@ def entitled(
     hosts: Collection[str] = (),
     trace: Trace = untold,
 ) -> ValidToken:
-    """hosts: subjects to whom the scope `host.auth` is of use. Raises AuthError 401 for scopes or groups."""
+    """hosts: subjects to whom the scope `host.auth` is of use, some with the name of their issuer before them.
+
+    Raises AuthError 401 for scopes or groups.
+    """
     scope = claims.get("scope", "")
     found = scopes.parse_scopes(scope)
     trace("S1", "its scopes are %a", scope)
@@ -51,7 +54,7 @@ def entitled(
         vo_groups=groups.usable(issuer.groups),
         grants=Grants(area, counted.storage, counted.has_capability),
         has_capability=counted.has_capability,
-        is_host=checked.sub in hosts and HOST_SCOPE in str(scope).split(" "),
+        is_host=_is_host(checked.sub, issuer, hosts) and HOST_SCOPE in str(scope).split(" "),
     )
 
 
@@ -65,6 +68,10 @@ def jwt_name(issuer: str, sub: str) -> str:
 
 def _user(issuer: IssuerConfig, sub: str) -> str:
     return issuer.subject_map.get(sub) or issuer.username or jwt_name(issuer.name, sub)
+
+
+def _is_host(sub: str, issuer: IssuerConfig, hosts: Collection[str]) -> bool:
+    return sub.startswith("host:") and (sub in hosts or f"{issuer.name}:{sub}" in hosts)
 
 
 def _counted(found: Scopes, issuer: IssuerConfig) -> Scopes:

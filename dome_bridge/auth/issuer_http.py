@@ -29,6 +29,10 @@ Lookup = Callable[[str, int], Awaitable[list[str]]]
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?([0-9]{1,9})\"?\s*(?:,|$)", re.ASCII | re.IGNORECASE)
 _UNCACHED = re.compile(r"(?:^|[\s,])no-(?:store|cache)\s*(?:[,=]|$)", re.ASCII | re.IGNORECASE)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Not of the Internet, though not every Python knows it: local NAT64, examples, segment routing, the site's own.
+_INNER = tuple(
+    map(ipaddress.IPv6Network, ("64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"))
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,8 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     carried = _carried(address) if isinstance(address, IPv6Address) else None
     if carried is not None:
         return is_public(carried)
+    if any(address in network for network in _INNER):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

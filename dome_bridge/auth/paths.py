@@ -36,8 +36,11 @@ def normal_path(text: str) -> str:
 def resolved_path(text: str) -> str:
     """The path of a trusted peer without `.` and `..`, which are resolved as text (S7).
 
-    A relative path stays as it is: it leads nowhere.
+    A relative path stays as it is: it leads nowhere. Raises AuthError 400 for control characters.
     """
+    if _CONTROL.search(text):
+        fault = "it holds a control character"
+        raise AuthError(400, "S7", Reason.PATH, f"path {text[:SHOWN_CHARACTERS]!a} is refused: {fault}")
     if not text.startswith("/"):
         return text
     parts: list[str] = []

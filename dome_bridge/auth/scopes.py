@@ -271,13 +271,13 @@ class Grants:
     def is_base(self, path: str) -> bool:
         return self.area.is_base(path)
 
-    def permits(self, capabilities: Collection[Capability], path: str, *, creates_file: bool = False) -> bool:
+    def permits(self, capabilities: Collection[Capability], path: str, *, is_file: bool = False) -> bool:
         """Whether one of the capabilities is granted on a path (S2, S4). Those on other paths do not help.
 
-        creates_file: what is to be at the path is a file; a scope path with a slash at its end is none.
+        is_file: what is at the path, or is to be, is no directory; a scope path that ends with a slash is.
         """
         return any(
-            scope.capability in capabilities and scope.matches(parts, is_file=creates_file)
+            scope.capability in capabilities and scope.matches(parts, is_file=is_file)
             for parts in self.area.relative(path)
             for scope in self.storage
         )

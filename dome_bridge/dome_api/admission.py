@@ -25,6 +25,10 @@ CHANGING = frozenset({MODIFY})
 READING = frozenset({READ})
 
 
+PHYSICAL = ("pool", "host", "fs", "pfn", "additionalreplica")
+"""Parameters that say where a replica is or is to lie: for the site's own servers only."""
+
+
 class Tokens(Enum):
     """What bearer tokens may do with a command that users may call."""
 
@@ -40,8 +44,8 @@ class Admission:
     """users: people, by DPM's own permissions. disk, frontend: servers of that role on their own account.
 
     paths, ids: the parameters that name objects; each that is given is authorised. needs: one of these
-    capabilities is needed on each object. physical: parameters that are for the site's own servers only.
-    reports_for: parameters that name the server for which a disk server speaks.
+    capabilities is needed on each object. reports_for: parameters that name the server for which a disk
+    server speaks.
     """
 
     anybody: bool = False
@@ -52,12 +56,12 @@ class Admission:
     paths: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     needs: frozenset[Capability] = frozenset()
-    physical: tuple[str, ...] = ()
     owns_file: bool = False
     """A disk server that names no user may do this to files of which it has a replica."""
     spares_base: bool = False
     """A token must not do this to the top of its own area."""
-    creates_file: bool = False
+    is_file: bool = False
+    """What the paths name is never a directory."""
     creates_leading: bool = False
     """Directories on the way to what a scope names may be made, too."""
     sees_leading: bool = False
@@ -77,11 +81,10 @@ def on_path(
     *paths: str,
     needs: Collection[Capability],
     ids: tuple[str, ...] = (),
-    physical: tuple[str, ...] = (),
     disk: bool = False,
     frontend: bool = False,
     spares_base: bool = False,
-    creates_file: bool = False,
+    is_file: bool = False,
     creates_leading: bool = False,
     sees_leading: bool = False,
     is_unchecked: bool = False,
@@ -94,11 +97,10 @@ def on_path(
         paths=paths,
         ids=ids,
         needs=frozenset(needs),
-        physical=physical,
         disk=disk,
         frontend=frontend,
         spares_base=spares_base,
-        creates_file=creates_file,
+        is_file=is_file,
         creates_leading=creates_leading,
         sees_leading=sees_leading,
         is_unchecked=is_unchecked,
@@ -108,7 +110,7 @@ def on_path(
 
 def from_disks(*reports_for: str) -> Admission:
     """Open to disk servers, which report for themselves: what these parameters name must be theirs."""
-    return Admission(disk=True, reports_for=reports_for)
+    return Admission(disk=True, paths=("lfn",), reports_for=reports_for)
 
 
 def on_rights(

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
@@ -19,14 +19,19 @@ from typing import Protocol
 from aiohttp import web
 from pymysql.constants import ER
 
-from dome_bridge.auth.audit import AuditLine, Decision, write
+from dome_bridge.auth.audit import AuditLine, Decision, without_credentials, write
 from dome_bridge.auth.authenticate import Authenticator, Evidence, Method, Presented, Standards
 from dome_bridge.auth.bearer import without_token
 from dome_bridge.auth.contact import Contact
 from dome_bridge.auth.principal import ANONYMOUS, Kind, Principal
 from dome_bridge.auth.refusal import AuthError, Reason
 from dome_bridge.dome_api.answers import forbidden, refusal
-from dome_bridge.dome_api.authorise import admitted, require_objects, require_somebody
+from dome_bridge.dome_api.authorise import (
+    admitted,
+    by_scope_of_hosts,
+    require_objects,
+    require_somebody,
+)
 from dome_bridge.dome_api.command import Command, Commands
 from dome_bridge.dome_api.head import Call, Head
 from dome_bridge.dome_api.http_server import SERVER
@@ -80,6 +85,8 @@ class _Case:
     evidence: Evidence = field(default_factory=Evidence)
     principal: Principal = ANONYMOUS
     parameters: Parameters = field(default_factory=Parameters)
+    paths: Sequence[str] = ()
+    """Of what the request names by a number, where that was looked up."""
     rule: str = ""
     reason: str = ""
     decision: Decision = Decision.ALLOW
@@ -89,12 +96,22 @@ class _Case:
         self.decision, self.rule, self.reason = Decision.DENY, exc.rule, str(exc)
         if self.principal is ANONYMOUS:
             found = self.evidence
-            self.principal = replace(ANONYMOUS, channel=found.channel, token=found.token)
+            self.principal = replace(
+                ANONYMOUS,
+                kind=found.kind,
+                role=found.role,
+                user=found.asserted.user,
+                groups=found.asserted.groups,
+                channel=found.channel,
+                token=found.token,
+            )
 
     def answered(self, exc: ApiError) -> None:
         """DPM's own permissions refuse, too, and so does a request that could be read in two ways."""
         if exc.status == 403 or self.principal is ANONYMOUS:
             self.decision, self.reason = Decision.DENY, exc.text
+        if isinstance(exc, IdentityError):
+            self.rule = "U4"
 
 
 class Application:
@@ -123,6 +140,7 @@ class Application:
         began = self._clock()
         name = command_of(request.raw_path)
         case = _Case(name if name in self._commands else UNKNOWN)
+        case.evidence.address = self._authenticator.address_of(tuple(request.headers.items()), contact)
         answer = await self._outcome(request, contact, name, case)
         seconds = self._clock() - began
         self._observer.answered(case.command, answer.status, seconds)
@@ -177,10 +195,11 @@ class Application:
         if standing is not None and case.principal.groups is None:
             case.principal = replace(case.principal, groups=standing.user.groups)
         command = self._commands.find(request.method, name)
+        if command is None or not command.admission.anybody:
+            # Nothing of what strangers send is read, nor are they told which commands there are.
+            require_somebody(case.principal)
         case.parameters = Parameters.from_body(body)
         if command is None:
-            # Which commands there are is told to those who could call one.
-            require_somebody(case.principal)
             return _without_command(request, name)
         return await self._run(request, command, case.parameters, case, standing)
 
@@ -206,11 +225,13 @@ class Application:
         if standing is not None:
             known = known.on_behalf_of(standing.user)
         call = Call(self._head, known, standing, auth)
-        await require_objects(call, command)
+        if by_scope_of_hosts(principal, command.admission):
+            case.rule = "M6"
+        case.paths = await require_objects(call, command)
         return await command.run(call)
 
     def _log(self, case: _Case, status: int, seconds: float) -> None:
-        paths = [text for key in _PATH_KEYS if (text := _text(case.parameters, key))]
+        paths = [*(text for key in _PATH_KEYS if (text := _text(case.parameters, key))), *case.paths]
         write(
             AuditLine(
                 at=time.time(),
@@ -267,7 +288,8 @@ def _without_command(request: web.BaseRequest, name: str) -> Answer:
         case _:
             raise ApiError(405, f"{request.method} is no verb for commands: use GET or POST")
     logger.warning("unknown command method=%s command=%s", request.method, json.dumps(name))
-    return Answer.text(text, 418)
+    # Whoever puts a token in the wrong place has it in the path.
+    return Answer.text(without_credentials(text), 418)
 
 
 def _answer_for(exc: Exception, command: str) -> Answer:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
-from dome_bridge.auth.paths import normal_path
+from dome_bridge.auth.paths import normal_path, resolved_path
 from dome_bridge.auth.principal import Kind, Principal, Role
 from dome_bridge.auth.refusal import AuthError, Reason
 from dome_bridge.auth.roles import speaks_for
 from dome_bridge.config import AuthConfig
 from dome_bridge.dome_api import catalog
-from dome_bridge.dome_api.admission import Admission, Tokens, is_open
+from dome_bridge.dome_api.admission import PHYSICAL, Admission, Tokens, is_open
 from dome_bridge.dome_api.catalog import Entry, Replica, split_rfn
 from dome_bridge.dome_api.command import Command
 from dome_bridge.dome_api.head import Call
@@ -26,9 +27,7 @@ from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
 
 
-def admitted(
-    command: Command, parameters: Parameters, principal: Principal, auth: AuthConfig
-) -> Parameters:
+def admitted(command: Command, parameters: Parameters, principal: Principal, auth: AuthConfig) -> Parameters:
     """The parameters with their paths as they are checked and used.
 
     Raises AuthError: 401 without any credential, 400 for paths that nobody may use, 403 for a command that
@@ -57,11 +56,15 @@ def require_open(
         disks_are_frontends=auth.disk_nodes_are_frontends,
         users_may=auth.direct_users or principal.is_passed_on,
     )
-    token = principal.token
-    if is_let_in or (token is not None and token.is_host and admission.host_auth):
+    if is_let_in or by_scope_of_hosts(principal, admission):
         return
     require_somebody(principal)
     raise _closed(command, parameters or Parameters(), principal)
+
+
+def by_scope_of_hosts(principal: Principal, admission: Admission) -> bool:
+    """Whether a token may call for the scope that is for services, and not for paths."""
+    return principal.token is not None and principal.token.is_host and admission.host_auth
 
 
 def require_somebody(principal: Principal) -> None:
@@ -100,44 +103,51 @@ def _wanted(admission: Admission, parameters: Parameters, principal: Principal) 
 def normalised(command: Command, parameters: Parameters, principal: Principal) -> Parameters:
     """With the paths in the form in which they are checked and used. Raises AuthError.
 
-    Users and tokens may neither use dots nor name places on disk servers.
+    Users and tokens may neither use dots nor name places on disk servers; for servers dots are resolved.
     """
-    if principal.is_peer and principal.token is None:
-        return parameters
     admission = command.admission
-    for name in admission.physical:
-        if parameters.text(name):
-            raise AuthError(403, "M3", Reason.ROLE, f"only servers of this site may give {name!r}")
     given = {name: text for name in admission.paths if (text := parameters.text(name))}
+    if principal.is_peer and principal.token is None:
+        return parameters.with_texts({name: resolved_path(text) for name, text in given.items()})
+    named = {part for name in admission.ids for part in name.split(":")}
+    for name in PHYSICAL:
+        if name not in named and parameters.text(name):
+            raise AuthError(403, "M3", Reason.ROLE, f"only servers of this site may give {name!r}")
     return parameters.with_texts({name: normal_path(text) for name, text in given.items()})
 
 
-async def require_objects(call: Call, command: Command) -> None:
-    """Raises AuthError 403 for an object that is beyond the principal."""
+async def require_objects(call: Call, command: Command) -> Sequence[str]:
+    """The paths of what is named, as far as they were looked at.
+
+    Raises AuthError 403 for an object that is beyond the principal.
+    """
     principal = call.request.principal
     if principal.token is not None:
-        await _require_in_area(call, command)
-    elif principal.kind is Kind.USER and command.admission.is_unchecked:
+        return await _require_in_area(call, command)
+    if principal.kind is Kind.USER and command.admission.is_unchecked:
         await _require_visible(call, command)
     elif principal.role is Role.DISK and command.admission.disk:
         await _require_own(call, command)
+    return ()
 
 
-async def _require_in_area(call: Call, command: Command) -> None:
+async def _require_in_area(call: Call, command: Command) -> Sequence[str]:
     token = call.request.principal.token
     assert token is not None
-    if token.is_host and command.admission.host_auth:
-        return
-    paths = await _paths_of(call, command.admission)
-    if not paths and command.admission.paths:
-        raise AuthError(403, "I1", Reason.PATH, "the request names nothing in the token's area")
-    for path in paths:
-        _require_path(call, command.admission, path)
+    if by_scope_of_hosts(call.request.principal, command.admission):
+        return ()
+    objects = await _objects_of(call, command.admission)
+    if not objects and command.admission.paths:
+        raise ApiError(422, f"the request names nothing: give {' or '.join(command.admission.paths)}")
+    for each in objects:
+        _require_path(call, command.admission, each)
     if command.admission.is_unchecked and token.has_capability is False:
         await _require_visible(call, command)
+    return [each.path for each in objects]
 
 
-def _require_path(call: Call, admission: Admission, path: str) -> None:
+def _require_path(call: Call, admission: Admission, named: _Object) -> None:
+    path, is_file = named
     token = call.request.principal.token
     assert token is not None
     grants = token.grants
@@ -148,7 +158,7 @@ def _require_path(call: Call, admission: Admission, path: str) -> None:
         raise AuthError(403, "M2", Reason.PATH, f"{path!a} is the top of the area, or holds what is excluded")
     if not token.has_capability or admission.tokens is not Tokens.SCOPES:
         return
-    if grants.permits(admission.needs, path, creates_file=admission.creates_file):
+    if grants.permits(admission.needs, path, is_file=is_file):
         return
     if (admission.creates_leading or admission.sees_leading) and grants.leads_to(path):
         return
@@ -156,26 +166,35 @@ def _require_path(call: Call, admission: Admission, path: str) -> None:
     raise AuthError(403, "S4", Reason.SCOPE, f"no scope of the token allows this on {path!a}", wanted=wanted)
 
 
-async def _paths_of(call: Call, admission: Admission) -> list[str]:
-    """All that the request names, in full. An object that is not there has no path: 403."""
+class _Object(NamedTuple):
+    """path: in full. is_file: whether it is known to be no directory."""
+
+    path: str
+    is_file: bool
+
+
+async def _objects_of(call: Call, admission: Admission) -> list[_Object]:
+    """All that the request names. What is named by a number or a replica and is not there is a 403."""
     parameters = call.request.parameters
-    paths = [text for name in admission.paths if (text := parameters.text(name))]
+    objects = [
+        _Object(text, admission.is_file) for name in admission.paths if (text := parameters.text(name))
+    ]
     for name in admission.ids:
-        entry = await call.database.read(partial(_named_entry, parameters, name))
-        if isinstance(entry, str):
-            paths.append(entry)
-    return paths
+        found = await call.database.read(partial(_named_object, parameters, name))
+        if found is not None:
+            objects.append(found)
+    return objects
 
 
-async def _named_entry(parameters: Parameters, name: str, source: Source) -> str | None:
-    """The path of what one parameter names; None if it is not given. Raises AuthError 403."""
+async def _named_object(parameters: Parameters, name: str, source: Source) -> _Object | None:
+    """What one parameter names; None if it is not given. Raises AuthError 403."""
     if not _is_given(parameters, name):
         return None
     entry = await _entry_of(parameters, name, source)
     if entry is None:
         raise AuthError(403, "M4", Reason.PATH, f"{name!r} leads to nothing")
     try:
-        return await catalog.path_of(entry, source)
+        return _Object(await catalog.path_of(entry, source), not entry.is_directory)
     except ApiError as exc:
         raise AuthError(403, "M4", Reason.PATH, f"{name!r} leads to what is not in the tree") from exc
 
@@ -231,23 +250,28 @@ def _require_reach(subject: Subject, entry: Entry | None, lineage: tuple[Entry, 
 
 
 async def _require_own(call: Call, command: Command) -> None:
-    """A disk server speaks for its own replicas."""
-    parameters = call.request.parameters
-    for name in command.admission.reports_for:
+    """A disk server reports for itself, and on its own account it has to do with its own replicas only."""
+    parameters, admission = call.request.parameters, command.admission
+    acts_alone = not call.request.principal.user
+    names = [*admission.reports_for, *(admission.ids if acts_alone else ())]
+    for name in names:
         if not _is_given(parameters, name):
             continue
         server = await call.database.read(partial(_server_of, parameters, name))
         if server:
             _require_speaks_for(call, [server])
-    if command.admission.owns_file and not call.request.user.dn:
-        hosts = await call.database.read(partial(_hosts_of_file, parameters, command.admission))
+    if admission.owns_file and acts_alone:
+        hosts = await call.database.read(partial(_hosts_of_file, parameters, admission))
         _require_speaks_for(call, hosts)
 
 
 async def _server_of(parameters: Parameters, name: str, source: Source) -> str:
     match name:
-        case "server":
-            return parameters.text(name)
+        case "server" | "server:pfn":
+            return parameters.text("server")
+        case "fileid":
+            # All replicas of a file are told, or none: `owns_file` is for what changes it.
+            return ""
         case "replicaid":
             replica = await catalog.replica_by_id(source, parameters.integer(name))
             return replica.host or split_rfn(replica.rfn)[0] if replica else ""
@@ -273,5 +297,6 @@ def _require_speaks_for(call: Call, servers: Sequence[str]) -> None:
         403,
         "N5",
         Reason.ROLE,
-        f"{channel.dn!a} acts for {' '.join(servers)!a}: are they one server, name both in same_server of [auth]",
+        f"{channel.dn!a} acts for {' '.join(servers)!a}: if they are one server, name both in same_server of"
+        " [auth]",
     )

@@ -43,7 +43,7 @@ CALCULATING = READING | CHANGING
 Kind = Annotated[Text, Key("checksum-type")]
 
 
-@commands.get("dome_chksum", on_path("lfn", needs=SEEING, physical=("pfn",)))
+@commands.get("dome_chksum", on_path("lfn", needs=SEEING, is_file=True))
 async def chksum(
     call: Call,
     kind: Kind = "",

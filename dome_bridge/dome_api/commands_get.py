@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 commands = Commands()
 
 
-@commands.get("dome_get", on_path("lfn", needs=READING))
+@commands.get("dome_get", on_path("lfn", needs=READING, is_file=True))
 async def get(call: Call, lfn: Text = "") -> Answer:
     """The replicas from which a file can be read; the keys are their places in the list of all.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Annotated
 
+from dome_bridge.auth.roles import speaks_for
 from dome_bridge.dome_api import checksum_record
 from dome_bridge.dome_api.admission import from_disks
 from dome_bridge.dome_api.command import Commands, Integer, Key, Text
@@ -38,6 +39,9 @@ async def pullstatus(
         raise ApiError(422, "pfn cannot be empty.")
     if not lfn:
         raise ApiError(422, "lfn cannot be empty.")
+    if not server:
+        raise ApiError(422, "server cannot be empty.")
+    _require_its_turn(call, lfn, server, status)
     match status:
         case "pending":
             call.head.pulls.reported(lfn, server)
@@ -45,7 +49,7 @@ async def pullstatus(
             logger.warning("file not pulled lfn=%r server=%r pfn=%r reason=%r", lfn, server, pfn, reason)
             call.head.pulls.ended(lfn)
         case "done":
-            await _arrived(call, lfn, Arrival(f"{server}:{pfn}", filesize, _checksum(kind, checksum)))
+            await _arrived(call, lfn, server, Arrival(f"{server}:{pfn}", filesize, _checksum(kind, checksum)))
         case _:
             raise ApiError(422, "The status provided is not recognized.")
     return Answer.EMPTY
@@ -58,10 +62,25 @@ def _checksum(kind: str, value: str) -> Checksum | None:
     return Checksum(PREFIX + checksum_record.name_of(kind), checksum_record.require_value(value))
 
 
-async def _arrived(call: Call, lfn: str, arrival: Arrival) -> None:
+def _require_its_turn(call: Call, lfn: str, server: str, status: str) -> None:
+    """Raises ApiError 422 for a report on what another server fetches; a file that is there counts always."""
+    if status == "done" or _is_at_it(call, lfn, server):
+        return
+    logger.warning("report on a pull of another server is not taken lfn=%r server=%r", lfn, server)
+    raise ApiError(422, f"'{lfn}' is fetched by another server than {server}")
+
+
+def _is_at_it(call: Call, lfn: str, server: str) -> bool:
+    """Nobody else is."""
+    other = call.head.pulls.server_of(lfn)
+    return not other or speaks_for({other.lower()}, server, call.auth_settings.same_server)
+
+
+async def _arrived(call: Call, lfn: str, server: str, arrival: Arrival) -> None:
     try:
         if arrival.size < 0:
             raise ApiError(422, f"{arrival.size} is no size of a file")
         await finish_upload(call.database, arrival, depth=call.head.config.api.directory_size_depth)
     finally:
-        call.head.pulls.ended(lfn)
+        if _is_at_it(call, lfn, server):
+            call.head.pulls.ended(lfn)

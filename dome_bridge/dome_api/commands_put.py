@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 
 commands = Commands()
 
-PHYSICAL = ("pool", "host", "fs", "additionalreplica")
-"""Where a replica is to lie: not for users to say."""
-
 _ALSO_YES = ("on",)
 YesOrOn = Annotated[
     bool,
@@ -66,9 +63,7 @@ _chance: Random = SystemRandom()
 _DOTS = frozenset({".", ".."})
 
 
-@commands.post(
-    "dome_put", on_path("lfn", needs=WRITING, physical=PHYSICAL, creates_file=True, spares_base=True)
-)
+@commands.post("dome_put", on_path("lfn", needs=WRITING, is_file=True, spares_base=True))
 async def put(
     call: Call,
     lfn: Text = "",
@@ -145,6 +140,8 @@ async def new_replica(call: Call, order: Order) -> NewReplica:
     """A replica that is being populated from now on. Raises ApiError for whatever stands against it."""
     subject = await call.subject()
     place = await call.database.read(partial(_writable_place, order.lfn, subject))
+    if place.entry is not None:
+        require_scope(subject, CHANGING, place.lfn, is_file=True)
     if order.hints.pool and order.hints.host:
         raise ApiError(400, "The pool hint and the host hint are mutually exclusive.")
     grant = await _grant(call, order.hints, place)
@@ -260,13 +257,15 @@ async def _with_new_file(
     try:
         require_name(place.name)
         if place.entry is not None:
-            require_scope(subject, CHANGING, place.lfn)
             raise ExistsError(place.name, place.parent)
         subject = await call.enrolled()
         return await begin_file(
             call.database, upload, filesystem, parent=place.parent, name=place.name, subject=subject
         )
     except ApiError as exc:
+        if isinstance(exc, ExistsError):
+            # Somebody may have been quicker.
+            require_scope(subject, CHANGING, place.lfn, is_file=True)
         if exc.status in (409, 422):
             raise ApiError(422, f"{what} : {exc.text}") from exc
         raise

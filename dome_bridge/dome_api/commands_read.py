@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
+from dome_bridge.auth.scopes import Capability
 from dome_bridge.dome_api import catalog
 from dome_bridge.dome_api.admission import CHANGING, READING, SEEING, WRITING, on_path
 from dome_bridge.dome_api.catalog import Entry, Replica, Walk
@@ -52,10 +53,10 @@ async def getstatinfo(
         found = await _stat_path(call, lfn)
         if found.entry is None:
             return await _stat_elsewhere(call, found)
+        _require_scope_on(await call.subject(), SEEING, lfn, found.entry, leads=True)
         return _told(partial(xstat, _as_far_as_seen(call, lfn, found.entry)))
     if rfn or (server and pfn):
-        name = ":".join(catalog.split_rfn(rfn)) if rfn else f"{server}:{pfn}"
-        return _told(partial(xstat, await _stat_replica(call, name)))
+        return _told(partial(xstat, await _stat_replica(call, rfn or f"{server}:{pfn}")))
     raise ApiError(422, "Not enough parameters.")
 
 
@@ -129,7 +130,8 @@ async def getreplicainfo(call: Call, rfn: Text = "", replicaid: Integer = 0) -> 
 
 
 @commands.get(
-    "dome_getreplicavec", on_path("lfn", needs=READING, ids=("fileid",), disk=True, is_unchecked=True)
+    "dome_getreplicavec",
+    on_path("lfn", needs=READING, ids=("fileid",), disk=True, is_file=True, is_unchecked=True),
 )
 async def getreplicavec(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answer:
     """All replicas of an entry, by path or number."""
@@ -144,7 +146,7 @@ async def getreplicavec(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answ
     return _told(lambda unreadable: {"replicas": [replica_object(each, unreadable) for each in replicas]})
 
 
-@commands.get("dome_readlink", on_path("lfn", needs=SEEING, is_unchecked=True))
+@commands.get("dome_readlink", on_path("lfn", needs=SEEING, is_file=True, is_unchecked=True))
 async def readlink(call: Call, lfn: Text = "") -> Answer:
     """The target of a symbolic link."""
 
@@ -165,6 +167,7 @@ async def readlink(call: Call, lfn: Text = "") -> Answer:
 @commands.get("dome_getcomment", on_path("lfn", needs=SEEING, ids=("fileid",), is_unchecked=True))
 async def getcomment(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answer:
     """The comment on an entry, by path or number; empty without one."""
+    subject = await call.subject()
 
     async def comment(source: Source) -> str:
         if fileid:
@@ -172,6 +175,7 @@ async def getcomment(call: Call, lfn: Text = "", fileid: Integer = 0) -> Answer:
         entry = (await catalog.walk(source, lfn)).entry
         if entry is None:
             raise ApiError(404, f"Can't find lfn: '{lfn}'")
+        _require_scope_on(subject, SEEING, lfn, entry)
         return await catalog.comment_of(source, entry.fileid)
 
     return Answer.json({"comment": await call.database.read(comment)})
@@ -182,10 +186,22 @@ def _require_access_scopes(subject: Subject, mode: int, path: str, entry: Entry 
 
     entry: when it is known; before, no more is refused than what would be refused of any.
     """
+    _require_scope_on(subject, SEEING, path, entry)
     if mode & READ:
-        require_scope(subject, READING, path)
+        _require_scope_on(subject, READING, path, entry)
     if mode & WRITE:
-        require_scope(subject, WRITING if entry is None or entry.is_directory else CHANGING, path)
+        is_file = entry is not None and not entry.is_directory
+        _require_scope_on(subject, CHANGING if is_file else WRITING, path, entry)
+
+
+def _require_scope_on(
+    subject: Subject, wanted: Collection[Capability], path: str, entry: Entry | None, *, leads: bool = False
+) -> None:
+    """entry: what is at the path, if that is known. leads: the directories on the way will do as well."""
+    scopes = subject.scopes
+    if leads and scopes is not None and scopes.leads_to(path):
+        return
+    require_scope(subject, wanted, path, is_file=entry is not None and not entry.is_directory)
 
 
 def _as_far_as_seen(call: Call, lfn: str, entry: Entry) -> Entry:

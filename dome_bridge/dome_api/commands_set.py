@@ -18,7 +18,7 @@ from dome_bridge.dome_api.catalog import Entry
 from dome_bridge.dome_api.changes import locked_again, set_owner_mode_acl
 from dome_bridge.dome_api.changes import set_size as set_filesize
 from dome_bridge.dome_api.command import Commands, Flag, Integer, Text, Unsigned
-from dome_bridge.dome_api.permissions import WRITE, Subject, may, require
+from dome_bridge.dome_api.permissions import WRITE, Subject, may, require, require_scope
 from dome_bridge.dome_api.properties import KEEP, Access, Attributes, Owner
 from dome_bridge.dome_api.refusals import refused_with
 from dome_bridge.dome_api.wire import Answer
@@ -79,7 +79,7 @@ async def set_owner(
     return Answer.EMPTY
 
 
-@commands.post("dome_setsize", on_path("path", needs=CHANGING))
+@commands.post("dome_setsize", on_path("path", needs=CHANGING, is_file=True))
 async def set_size(call: Call, path: Text = "", size: Integer = -1) -> Answer:
     """Sets the size of an entry; those of the directories above stay as they are."""
     target = _Target(path)
@@ -131,6 +131,8 @@ async def set_comment(call: Call, lfn: Text = "", fileid: Integer = 0, comment: 
 
     async def work(source: Source) -> None:
         entry = await target.locked_for_writing(source, subject)
+        if lfn and not fileid:
+            require_scope(subject, CHANGING, lfn, is_file=not entry.is_directory)
         await properties.set_comment(source, entry, comment)
 
     with refused_with(400, REFUSED):
@@ -188,8 +190,10 @@ class _Target:
     async def followed(self, call: Call) -> _Target:
         """With what the links in the path lead to. Raises ApiError 404."""
         found = await call.database.read(lambda source: properties.follow(source, self.path))
-        if found is None:
+        if found is None and call.area is None:
             raise ApiError(404, f"Can't find {self}")
+        if found is None:
+            raise AuthError(403, "S8", Reason.PATH, f"{self} leads to nothing")
         if call.area is not None:
             path = await call.database.read(partial(catalog.path_of, found))
             if not call.area.covers(path):

@@ -50,7 +50,7 @@ CREATE_ATTEMPTS = 4
 """At a file that others make and remove at the same time."""
 
 
-@commands.post("dome_create", on_path("path", needs=WRITING, creates_file=True, spares_base=True))
+@commands.post("dome_create", on_path("path", needs=WRITING, is_file=True, spares_base=True))
 async def create(call: Call, path: Text = "", mode: Unsigned = 0) -> Answer:
     """Makes an empty file; one without replicas that is there already is truncated."""
     if not path:
@@ -166,7 +166,7 @@ async def _create_or_truncate(call: Call, path: str, mode: int, subject: Subject
             if place.entry is None:
                 await _create(call, place, mode, subject)
             else:
-                require_scope(subject, CHANGING, path)
+                require_scope(subject, CHANGING, path, is_file=True)
                 await _truncate(call, path, place.entry, subject)
         except (ExistsError, GoneError) as exc:
             logger.debug("looking again path=%s reason=%s", path, exc)
@@ -284,19 +284,20 @@ def _require_rights_to_move(subject: Subject, entry: Entry, old: Entry, new: Ent
 def _require_scopes_to_move(subject: Subject, entry: Entry, move: _Move) -> None:
     """A file may be moved by who may create at both places; what else there is, by who may change both."""
     needs = WRITING if entry.is_file else CHANGING
-    require_scope(subject, needs, move.old.path)
-    require_scope(subject, needs, move.new.path, creates_file=entry.is_file)
+    for path in (move.old.path, move.new.path):
+        require_scope(subject, needs, path, is_file=not entry.is_directory)
 
 
 async def _move_to(source: Source, entry: Entry, directory: Entry, move: _Move, subject: Subject) -> bool:
     name = move.new.name
     taken_by = await catalog.locked_child(source, directory.fileid, name)
     if taken_by is not None and taken_by.fileid != entry.fileid:
+        # Before anything is said of what is there.
+        for path in (move.old.path, move.new.path):
+            require_scope(subject, CHANGING, path, is_file=not entry.is_directory)
         if taken_by.name != name:
             raise ApiError(422, f"the database takes '{taken_by.name}' for the same name")
         await _require_replaceable(source, entry, taken_by, directory, subject)
-        for path in (move.old.path, move.new.path):
-            require_scope(subject, CHANGING, path)
         await delete_entry(source, taken_by)
     elif taken_by is not None and taken_by.name == name:
         return False

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 commands = Commands()
 
 
-@commands.post("dome_unlink", on_path("lfn", needs=CHANGING, spares_base=True))
+@commands.post("dome_unlink", on_path("lfn", needs=CHANGING, is_file=True, spares_base=True))
 async def unlink(call: Call, lfn: Text = "") -> Answer:
     """Removes a file with all its replicas, or a symbolic link."""
     if not lfn:

@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from dome_bridge.dome_api.catalog import text_of
 from dome_bridge.dome_api.sql import sql
@@ -21,6 +22,9 @@ RELOAD_SECONDS = 1.0
 """So long a disk server that an administrator has added or removed keeps its old standing."""
 
 RESOLVE_SECONDS = 60.0
+
+# Not the threads that work with files share: each is taken for seconds when no resolver answers.
+_RESOLVERS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolver")
 
 Lookup = Callable[[str], Awaitable[frozenset[str]]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -47,6 +51,8 @@ class DiskHosts:
         self._by_name: dict[str, frozenset[str]] = {}
         self._addresses: frozenset[str] = frozenset()
         self._read_at: float | None = None
+        self._resolved_at: float | None = None
+        self._resolving = asyncio.Lock()
 
     async def names(self) -> frozenset[str]:
         """In lower case. Raises SourceError if they cannot be read."""
@@ -72,11 +78,21 @@ class DiskHosts:
         if parsed.is_loopback or any(parsed in network for network in self._networks()):
             return True
         # It may have been added since they were looked up.
-        await self.resolve()
+        await self._resolve_after(self._clock() - RELOAD_SECONDS)
         return text in self._addresses
 
     async def resolve(self) -> None:
         """Looks up the addresses of all names anew; what has none now keeps those that it had."""
+        await self._resolve_after(self._clock())
+
+    async def _resolve_after(self, moment: float) -> None:
+        """Unless that was begun since: strangers who connect must not have it done for each of them."""
+        async with self._resolving:
+            if self._resolved_at is None or self._resolved_at < moment:
+                self._resolved_at = self._clock()
+                await self._resolve()
+
+    async def _resolve(self) -> None:
         try:
             names = sorted({*self._own, *await self.names()})
         except BridgeError as exc:
@@ -106,8 +122,12 @@ def plain_address(address: str) -> str:
 
 async def addresses_of(name: str) -> frozenset[str]:
     """By the machine's resolver; none for a name that it does not know."""
+    return await asyncio.get_running_loop().run_in_executor(_RESOLVERS, _look_up, name)
+
+
+def _look_up(name: str) -> frozenset[str]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return frozenset()
     return frozenset(plain_address(str(address[0])) for *_, address in found)

@@ -123,7 +123,6 @@ class Doorkeeper:
         await self._tokens.start()
         stack.push_async_callback(self._tokens.stop)
         self._observer.issuer_keys_from(self._keys_fetched)
-        await self.disks.resolve()
         stop = asyncio.Event()
         tasks = [
             asyncio.create_task(self._reloader.run(stop)),

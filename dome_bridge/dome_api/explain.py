@@ -22,7 +22,7 @@ from dome_bridge.auth import bearer, jws
 from dome_bridge.auth.asserted import PREFIX
 from dome_bridge.auth.authenticate import Authenticator, Method, Standards
 from dome_bridge.auth.bans import Bans, load_bans
-from dome_bridge.auth.principal import Kind, Principal, Transport
+from dome_bridge.auth.principal import Kind, Principal, Role, Transport
 from dome_bridge.auth.proxied import ProxiedHeaders
 from dome_bridge.auth.refusal import AuthError, Reason
 from dome_bridge.auth.throttle import Throttle
@@ -138,6 +138,7 @@ async def _database(dpm: DpmConfig, explanation: Explanation) -> tuple[Connectio
             f"DPM's database cannot be asked ({exc}): disk servers, bans, numbers and what a request names"
             " were not looked at"
         )
+        explanation.is_alone = True
         return _Unreachable(dpm, exc), True
     return database, False
 
@@ -227,6 +228,7 @@ async def _decide(judges: _Judges, question: Question, explanation: Explanation)
     )
     explanation.principal = principal
     explanation.rule = ALLOWED_BY[principal.kind]
+    _note_unknown_host(judges, principal, explanation)
     if principal.asserted is not None and principal.user:
         trace("N4", "it calls for %a, groups %a", principal.user, principal.groups)
     if _is_info(question, principal):
@@ -239,6 +241,12 @@ async def _decide(judges: _Judges, question: Question, explanation: Explanation)
         explanation.reason = "he is believed; which command is allowed depends on it, see --command"
         return
     await _of_command(judges, question, principal, standing, explanation)
+
+
+def _note_unknown_host(judges: _Judges, principal: Principal, explanation: Explanation) -> None:
+    if judges.is_alone and principal.role is Role.USER and principal.channel.hosts:
+        hosts = ", ".join(principal.channel.hosts)
+        explanation.notes.append(f"if {hosts} is a disk server in DPM's database, its role is disk")
 
 
 def _is_info(question: Question, principal: Principal) -> bool:
@@ -329,11 +337,12 @@ def _refuse_unknown(question: Question) -> None:
     if question.method == "HEAD":
         return
     if question.method not in ("GET", "POST"):
-        raise ApiError(405, f"{question.method[:20]!a} is no verb for commands: use GET or POST")
+        raise ApiError(405, "the verb is none for commands: use GET or POST")
     other = "POST" if question.method == "GET" else "GET"
     if COMMANDS.find(other, question.command):
         raise ApiError(418, f"{question.command} is called with {other}, not with {question.method}")
-    raise ApiError(418, f"there is no command {question.command[:60]!a}")
+    # By mistake its name may be anything, a token too.
+    raise ApiError(418, "there is no command of that name: see docs/reference/dome-commands.md")
 
 
 async def _of_objects(call: Call, command: Command, judges: _Judges, explanation: Explanation) -> None:
@@ -369,7 +378,7 @@ async def _sight(path: str, subject: Subject, source: Source) -> str:
         parent = found.parent
         if parent is None:
             return "is not there, nor is its directory"
-        return "is not there" + (f"; its directory is {_rights(subject, parent)}" if decides else "")
+        return "is not there" + (f"; in its directory {_rights(subject, parent)}" if decides else "")
     if not decides:
         return _described(found.entry)
     way = (
@@ -392,18 +401,23 @@ def _rights(subject: Subject, entry: Entry) -> str:
     try:
         granted = [word for right, word in _RIGHTS.items() if may(subject, entry, right)]
     except ApiError as exc:
-        return f"closed to him: {exc.text}"
-    return f"his to {', '.join(granted)}" if granted else "closed to him"
+        return f"he may nothing: {exc.text}"
+    return f"he may {', '.join(granted) or 'nothing'}"
 
 
 def _asked(question: Question) -> str:
-    what = [f"{question.method} {question.command!a}"] if question.target else []
+    what = [_named(question)] if question.target else []
     if any(name.lower() == "authorization" for name, _ in question.headers):
         what.append("a token")
     if question.chain:
         what.append(f"{len(question.chain)} certificate(s)")
     where = f" from {question.address!a}" if question.address else ""
     return f"{', '.join(what) or 'nothing'}, over {question.way}{where}"
+
+
+def _named(question: Question) -> str:
+    is_known = any(each.name == question.command for each in COMMANDS)
+    return question.command if is_known else "a command that does not exist"
 
 
 def _note_settings(config: Config, question: Question, explanation: Explanation) -> None:

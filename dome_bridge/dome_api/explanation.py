@@ -46,8 +46,9 @@ class Fact(NamedTuple):
 class Explanation:
     """asked: the question in words. status: of the answer, 200 if allowed, 0 without one. rule: what decided.
 
-    commands: that are open to the principal at all; None if it is not known who he is. there: what the
-    request's paths lead to. notes: what was not looked at, and what else an administrator should know.
+    is_alone: the database does not answer. commands: that are open to the principal at all; None if it is not
+    known who he is. there: what the request's paths lead to. notes: what was not looked at, and what else an
+    administrator should know.
     """
 
     asked: str
@@ -62,6 +63,7 @@ class Explanation:
     principal: Principal | None = None
     standing: Standing | None = None
     commands: tuple[str, ...] | None = None
+    is_alone: bool = False
     there: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -95,10 +97,6 @@ class Explanation:
 
     def lines(self) -> Iterator[str]:
         """For a person to read."""
-        for line in self._all_lines():
-            yield without_credentials(line)
-
-    def _all_lines(self) -> Iterator[str]:
         yield from _wrapped("asked", self.asked)
         yield ""
         for step in self.steps:
@@ -123,11 +121,11 @@ class Explanation:
 
     def _conclusion(self) -> str:
         if self.is_allowed:
-            rule = f" by rule {self.rule}" if self.rule else ""
-            return f"{self.reason or 'he may'}{rule}"
+            return f"by rule {self.rule}: {self.reason}"
         if not self.status:
             return f"without an answer, by rule {self.rule}: the connection is closed"
-        return f"with status {self.status}, by rule {self.rule}"
+        limit = ", as far as can be told without DPM's database" if self.is_alone else ""
+        return f"with status {self.status}, by rule {self.rule}{limit}"
 
     def _facts(self) -> Iterator[Fact]:
         """Whom the bridge takes him for, and what he may."""
@@ -149,10 +147,9 @@ class Explanation:
             number = f", uid {uid}" if uid >= 0 else ", who has no number yet"
         yield Fact("user", f"{who.user}{number}" if who.user else "none: the system itself, within its role")
         groups = standing.user.groups if standing else who.groups or ()
-        known = f" (gids {', '.join(map(str, standing.subject.gids))})" if standing and groups else ""
-        yield Fact(
-            "groups", f"{', '.join(groups) or 'none'}{known if standing and standing.subject.gids else ''}"
-        )
+        gids = standing.subject.gids if standing and groups else ()
+        known = f", gid {', '.join(map(str, gids))}" if gids else ""
+        yield Fact("groups", f"{', '.join(groups) or 'none'}{known}")
 
     def _of_token(self) -> Iterator[Fact]:
         token, claimed = self.evidence.token, self.evidence.claimed
@@ -269,7 +266,8 @@ def _labels(first: str) -> Iterator[str]:
 
 def _wrapped(label: str, text: str) -> Iterator[str]:
     """With a hanging indent. What a client has sent is escaped already, and is so here again."""
-    clean = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    # Before it is broken into lines, where nothing would be found any more.
+    clean = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in without_credentials(text))
     lines = textwrap.wrap(clean, WIDTH - _LABEL_WIDTH - 1, break_on_hyphens=False) or [""]
     for head, line in zip((label, *[""] * len(lines)), lines, strict=False):
         yield f"{head:{_LABEL_WIDTH}} {line}".rstrip()

@@ -64,6 +64,11 @@ class ListenLimits:
     field_bytes: int = 16 * 1024
     fields: int = 64
 
+    @property
+    def handshakes_of_source(self) -> int:
+        """A part, so that nobody alone can keep the others out."""
+        return max(2, self.handshakes // 4)
+
 
 def require_strict_parser() -> None:
     """Raises ConfigError if aiohttp's parser in C is not the one in use."""
@@ -145,7 +150,9 @@ class HttpServer(web.Server):
         connection.request_began()
         try:
             if connection.has_overlong_field(request):
-                return _refusal(400, f"a header field is longer than {self.limits.field_bytes} bytes")
+                text = f"a header field is longer than {self.limits.field_bytes} bytes"
+                self.observer.turned_away(connection.contact.address, "L1", text)
+                return _refusal(400, text)
             return await self._respond(request, connection.contact)
         finally:
             connection.request_ended()
@@ -234,7 +241,9 @@ class Connection(web.RequestHandler):
             logger.error("request failed address=%s", request.remote, exc_info=exc)
             return _refusal(500, "internal error, see the log of dome-bridge")
         logger.info("request that is not understood address=%s error=%s", request.remote, type(exc).__name__)
-        return _refusal(*self._fault(status, exc))
+        status, text = self._fault(status, exc)
+        self._observer.turned_away(self.contact.address, "L1", text)
+        return _refusal(status, text)
 
     def _fault(self, status: int, exc: BaseException | None) -> tuple[int, str]:
         match exc:

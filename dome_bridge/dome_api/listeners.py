@@ -107,6 +107,7 @@ class Listeners:
             observer=self._observer,
             crowd=Crowd(limits.connections_per_source),
             handshakes=Crowd(limits.handshakes),
+            handshakes_of_source=Crowd(limits.handshakes_of_source),
             long_fields=self._long_fields,
         )
 

@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from pymysql.constants import ER
 
+from dome_bridge.auth.groups import usable
 from dome_bridge.dome_api.catalog import bytes_of, text_of
 from dome_bridge.dome_api.gridmap import GridMap, group_of_fqan
 from dome_bridge.dome_api.permissions import ROOT, Subject
@@ -152,7 +153,7 @@ class People:
             found = await self._as_far_as_known(user)
         if found.user.banned:
             raise IdentityError(f"user {shown(found.user.name)} is banned ({found.user.banned})")
-        gids = tuple(group.id for group in found.groups if not group.banned)
+        gids = tuple(group.id for group in found.groups if group.id and not group.banned)
         return Subject(found.user.id, gids, found.user.name)
 
     async def known(self, users: Iterable[Key], groups: Iterable[str]) -> Mapping[Key, Person]:
@@ -171,8 +172,8 @@ class People:
         return kept | found
 
     async def groups_of(self, dn: str) -> tuple[str, ...]:
-        """Those that the grid-mapfile has for somebody who shows none."""
-        return await self._gridmap.groups_of(dn)
+        """Those that the grid-mapfile has for somebody who shows none; it gives nobody the system's group."""
+        return usable(await self._gridmap.groups_of(dn))
 
     async def _as_far_as_known(self, user: RemoteUser) -> IdMap:
         key = Key(Kind.USER, user.dn)
@@ -188,7 +189,7 @@ class People:
         if groupnames:
             names: Iterable[str] = map(group_of_fqan, groupnames)
         else:
-            names = await self._gridmap.groups_of(username)
+            names = await self.groups_of(username)
         return await self._identify(username, names)
 
     async def _identify(self, username: str, groupnames: Iterable[str]) -> IdMap:

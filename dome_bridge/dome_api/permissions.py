@@ -93,14 +93,14 @@ def require(granted: bool, text: str) -> None:
 
 
 def require_scope(
-    subject: Subject, wanted: Collection[Capability], path: str, *, creates_file: bool = False
+    subject: Subject, wanted: Collection[Capability], path: str, *, is_file: bool = False
 ) -> None:
     """For what depends on what a path leads to, and so is known only when that is looked at.
 
     Only a token with capabilities is asked, which needs one of those. Raises AuthError 403.
     """
     scopes = subject.scopes
-    if scopes is None or scopes.permits(wanted, path, creates_file=creates_file):
+    if scopes is None or scopes.permits(wanted, path, is_file=is_file):
         return
     raise AuthError(
         403,

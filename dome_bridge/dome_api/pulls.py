@@ -90,6 +90,10 @@ class Pulls:
         """Whether it waits or runs."""
         return lfn in self._queue
 
+    def server_of(self, lfn: str) -> str:
+        """Who is to fetch it, or does; "" if nobody."""
+        return self._queue.server_of(lfn)
+
     def reported(self, lfn: str, server: str) -> None:
         """Its disk server is at it, also if nobody here knew."""
         self._queue.hear(lfn, server)

@@ -48,6 +48,7 @@ class Premises:
     observer: Observer
     crowd: Crowd
     handshakes: Crowd
+    handshakes_of_source: Crowd
     long_fields: frozenset[str]
     settled: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -118,13 +119,20 @@ class Reception:
             return False
 
     async def _serve_tls(self, client: socket.socket, address: str, *, is_exempt: bool) -> None:
-        connection = self._premises.server.connection(Contact(Transport.TLS, address))
-        with self._premises.handshakes.joined("", is_exempt=is_exempt) as has_place:
-            if has_place:
+        premises, source = self._premises, source_of(address)
+        connection = premises.server.connection(Contact(Transport.TLS, address))
+        with (
+            premises.handshakes.joined("", is_exempt=is_exempt) as is_open,
+            premises.handshakes_of_source.joined(source, is_exempt=is_exempt) as has_place,
+        ):
+            if is_open and has_place:
                 await self._shake_hands(connection, client)
             else:
                 connection.give_up()
-                self._turn_away(address, "L5", f"{self._limits.handshakes} handshakes are going on")
+                most, whose = self._limits.handshakes_of_source, " with that source"
+                if not is_open:
+                    most, whose = self._limits.handshakes, ""
+                self._turn_away(address, "L5", f"{most} handshakes{whose} are going on")
         self._settle()
         await connection.closed
 

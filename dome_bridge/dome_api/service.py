@@ -13,7 +13,9 @@ from dome_bridge.config import AuthConfig, Config, DiskConfig
 from dome_bridge.config_cautions import cautions
 from dome_bridge.dome_api.application import Application, Observer
 from dome_bridge.dome_api.cluster_watch import ClusterObserver
+from dome_bridge.dome_api.command import Commands
 from dome_bridge.dome_api.commands import COMMANDS
+from dome_bridge.dome_api.commands_links import LinkSource, link_commands
 from dome_bridge.dome_api.disk_client import DiskClient, Resolve
 from dome_bridge.dome_api.disk_tls import client_tls
 from dome_bridge.dome_api.doorkeeper import AuthObserver, Doorkeeper
@@ -39,7 +41,8 @@ class ServiceObserver(Observer, AuthObserver, ClusterObserver, LeftoverObserver,
 class ApiService:
     """An asynchronous context: listens inside of it. observer: is told of answers and disk servers.
 
-    resolve: address and port of a disk server, if not its name and the configured port.
+    resolve: address and port of a disk server, if not its name and the configured port. links: what
+    disk servers may ask for their pool directories.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class ApiService:
         *,
         stop_seconds: float = STOP_SECONDS,
         resolve: Resolve | None = None,
+        links: LinkSource | None = None,
     ) -> None:
         self._config = config
+        self._links = links
         self._observer = observer
         self._stop_seconds = stop_seconds
         self._resolve = resolve
@@ -107,8 +112,9 @@ class ApiService:
 
     async def _listen(self, stack: AsyncExitStack, head: Head, doorkeeper: Doorkeeper) -> Listeners:
         api = self._config.api
+        commands = Commands(COMMANDS, link_commands(self._links)) if self._links else COMMANDS
         application = Application(
-            head, COMMANDS, self._observer, doorkeeper.authenticator, lambda: doorkeeper.standards
+            head, commands, self._observer, doorkeeper.authenticator, lambda: doorkeeper.standards
         )
         listeners = Listeners(
             api.listen,

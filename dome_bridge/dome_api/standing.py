@@ -85,7 +85,8 @@ def _names_of(principal: Principal) -> tuple[str, ...]:
     token = principal.token
     names = [principal.user, token.jwt_name if token else ""]
     if principal.kind is not Kind.NODE:
-        names.append(principal.channel.user)
+        # DPM's own tools ban by the subject alone, also where users are told apart by their CAs.
+        names += [principal.channel.user, principal.channel.dn]
     return tuple(dict.fromkeys(filter(None, names)))
 
 
@@ -108,7 +109,8 @@ def _subject(principal: Principal, groups: tuple[str, ...], known: _Known) -> Su
             f"user {principal.user!a} has the number {person.id} in the database: give it one above 0",
         )
     found = [known.get(Key(Of.GROUP, name)) for name in groups]
-    gids = tuple(group.id for group in found if group is not None and group.has_number)
+    # Number 0 is the system's, whatever has mapped somebody to it.
+    gids = tuple(group.id for group in found if group is not None and group.id > 0)
     scopes = principal.grants if principal.kind is Kind.CAPABILITY else None
     uid = person.id if person else NOBODY
     return Subject(uid, gids, principal.user, person is not None and None not in found, scopes)

@@ -79,6 +79,13 @@ class WorkQueue(Generic[OrderT]):
     def is_running(self, key: Hashable) -> bool:
         return key in self._running
 
+    def server_of(self, key: Hashable) -> str:
+        """Of the server that does it, or shall do it; "" if there is no such order."""
+        if running := self._running.get(key):
+            return running.server
+        waiting = self._waiting.get(key)
+        return waiting.order.server if waiting else ""
+
     def ask(self, order: OrderT) -> None:
         """A client wants it: it goes to the end of the line, or keeps its place. The newest order counts."""
         now = self._clock()
