@@ -26,7 +26,18 @@ FINDING = 1
 STANDARD_INPUT = "-"
 
 
-@click.group()
+class _Discreet(click.Group):
+    """Does not repeat what it does not know: it may be a token in the wrong place."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(f"no such command, there is: {', '.join(self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Discreet)
 def auth() -> None:
     """Who is believed, and what he may."""
 

@@ -26,6 +26,7 @@ from dome_bridge.errors import ConfigError
 from tests.fixtures.settings import ENABLED, load_text, logged_warnings, refusal, write
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference" / "config.md"
+HOWTO = REFERENCE.parent.parent / "howto/dome-api.md"
 
 KEY = "0123456789abcdef0123456789abcdef"
 DN = "/DC=org/CN=disk1.example.org"
@@ -88,8 +89,10 @@ def test_example_of_the_reference_is_understood(tmp_path: Path) -> None:
     api = load_text(tmp_path, example + tls, f"glb.restclient.xrdhttpkey: {KEY}").api
     assert api.enabled
     assert [listener.protocol for listener in api.listen] == ["mixed", "proxied"]
-    assert f'ProxyPass "http://{api.listen[1].place}{api.url_prefix}"' in prose
-    set_by_httpd = re.findall(r"RequestHeader set (\S+)", prose)
+    httpd = HOWTO.read_text().partition("```apache\n")[2].partition("```")[0]
+    assert f'ProxyPass "http://{api.listen[1].place}{api.url_prefix}"' in httpd
+    assert re.search("^ *SSLOptions .*[+]ExportCertData", httpd, re.M)
+    set_by_httpd = re.findall(r"RequestHeader set (\S+)", httpd)
     assert set_by_httpd == [api.proxied.verify_header, api.proxied.dn_header, api.proxied.cert_header]
 
 

@@ -7,10 +7,11 @@ names. A credential that is there but no good ends the request; it is never pass
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,7 +23,8 @@ from dome_bridge.auth.asserted import Asserted
 from dome_bridge.auth.bans import Bans
 from dome_bridge.auth.chain import Path, X509Policy, evaluate
 from dome_bridge.auth.contact import Contact
-from dome_bridge.auth.dn import canonical, host_of, parse, user_name
+from dome_bridge.auth.dn import user_name
+from dome_bridge.auth.first_look import channel_of_name, named_channels
 from dome_bridge.auth.principal import PEERS, Channel, Kind, Principal, Role, Transport, ValidToken
 from dome_bridge.auth.proxied import ProxiedHeaders, identity_of, last_hop
 from dome_bridge.auth.refusal import AuthError, Reason
@@ -34,6 +36,8 @@ from dome_bridge.auth.trace import Trace, untold
 from dome_bridge.auth.trust import Trust
 from dome_bridge.auth.voms import Membership, membership
 from dome_bridge.config import AuthConfig
+
+logger = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 60.0
 """So long a chain that was refused is not looked at again."""
@@ -93,6 +97,9 @@ class Evidence:
 
     address: str = ""
     method: Method = Method.NONE
+    kind: Kind = Kind.ANONYMOUS
+    role: Role = Role.NOBODY
+    """Of the connection, and with the user whom it names."""
     channel: Channel = field(default_factory=Channel)
     token: ValidToken | None = None
     claimed: Claimed = field(default_factory=Claimed)
@@ -138,6 +145,8 @@ class Authenticator:
         self._throttle = throttle
         self._is_exempt = is_exempt
         self._clock = clock
+        self.has_missed_addresses = False
+        """The web server in front does not say who its clients are, and the log has it."""
         self._chains: OrderedDict[bytes, _Evaluation] = OrderedDict()
         self._evaluations = asyncio.Semaphore(EVALUATIONS)
 
@@ -149,38 +158,57 @@ class Authenticator:
         trace: is told of each check; nothing that is remembered shortens them then.
         """
         standards = self._standards()
-        evidence.address = contact.address
-        address = self._source(presented, contact)
-        await self._require_patience(standards, presented, contact, address)
+        evidence.address = address = self.address_of(presented.headers, contact)
+        throttled = self._throttled(address)
+        if throttled is not None and not await self._may_be_peer(standards, presented, contact):
+            raise throttled
         try:
-            return await self._judged(standards, presented, contact, evidence, trace)
+            principal = await self._judged(standards, presented, contact, evidence, trace)
         except AuthError as exc:
             if _is_guess(exc, evidence) and not await self._is_spared(standards, address, evidence.channel):
                 self._throttle.failed(address)
+                if throttled is not None:
+                    raise throttled from exc
             raise
+        if throttled is not None and not (principal.is_peer or principal.is_passed_on):
+            raise throttled
+        return principal
 
-    async def _require_patience(
-        self, standards: Standards, presented: Presented, contact: Contact, address: str
-    ) -> None:
-        """Raises ThrottledError for a source that has failed too often; not for the site's own servers.
+    def address_of(self, headers: Sequence[tuple[str, str]], contact: Contact) -> str:
+        """Of the client, which behind a web server is another than that of the connection."""
+        if contact.transport is not Transport.PROXIED:
+            return contact.address
+        address = last_hop(headers)
+        if not address and not self.has_missed_addresses:
+            self.has_missed_addresses = True
+            logger.warning(
+                "the web server in front names no client address, so that all of its clients share one limit"
+                " for bad credentials: have it send X-Forwarded-For"
+            )
+        return address or contact.address
 
-        These may share an address with who fails. What tells them is known of the connection already.
-        """
+    def _throttled(self, address: str) -> ThrottledError | None:
+        """What a source is told that has failed too often; not the site's own servers."""
         if self._is_exempt(address):
-            return
+            return None
         try:
             self._throttle.require(address)
-        except ThrottledError:
-            evidence = Evidence()
-            with suppress(AuthError):
-                await self._take_channel(standards, presented, contact, evidence, untold)
-            if not await self._is_spared(standards, address, evidence.channel):
-                raise
+        except ThrottledError as exc:
+            return exc
+        return None
 
-    def _source(self, presented: Presented, contact: Contact) -> str:
-        if contact.transport is Transport.PROXIED:
-            return last_hop(presented.headers) or contact.address
-        return contact.address
+    async def _may_be_peer(self, standards: Standards, presented: Presented, contact: Contact) -> bool:
+        """Whether one of the site's own servers may have sent this, which may share an address with who fails.
+
+        By names alone: no signature is looked at for it.
+        """
+        kept = contact.kept.evaluation
+        if isinstance(kept, _Evaluation) and self._holds(kept, standards):
+            shown: Sequence[Channel] = [kept.channel]
+        else:
+            shown = named_channels(presented.headers, presented.target, contact, self._proxied)
+        peers = await self._peers(standards) if shown else Peers()
+        return any(_role(peers, channel) in PEERS for channel in shown)
 
     async def _judged(
         self,
@@ -191,8 +219,9 @@ class Authenticator:
         trace: Trace,
     ) -> Principal:
         await self._take_channel(standards, presented, contact, evidence, trace)
-        peers = await self._peers(standards)
-        role, kind = peers.standing(evidence.channel)
+        # Who shows nothing is nobody's server, whichever there are.
+        peers = await self._peers(standards) if evidence.channel.dn else Peers()
+        role, kind = evidence.role, evidence.kind = peers.standing(evidence.channel)
         trace("N1", "the connection shows %s: role %s", evidence.channel.dn or "nobody", role)
         if contact.transport is not Transport.PLAIN:
             with _blaming(evidence, Method.TOKEN):
@@ -254,11 +283,10 @@ class Authenticator:
         self, standards: Standards, presented: Presented, evidence: Evidence, trace: Trace
     ) -> None:
         told = identity_of(presented.headers, self._proxied)
-        evidence.address = told.address or evidence.address
         if told.chain:
             evidence.channel = await self._of_chain(standards, told.chain, trace)
         elif told.dn:
-            evidence.channel = _of_dn(told.dn, "Y3")
+            evidence.channel = channel_of_name(told.dn, "Y3")
 
     async def _of_chain(self, standards: Standards, chain: tuple[bytes, ...], trace: Trace) -> Channel:
         """As of a connection, for clients whose connections end at the web server."""
@@ -298,13 +326,7 @@ class Authenticator:
         """A server of the site that is refused is misconfigured, not guessing."""
         if self._is_exempt(address):
             return True
-        if not channel.dn:
-            return False
-        try:
-            role, _ = (await self._peers(standards)).standing(channel)
-        except AuthError:
-            return False
-        return role in PEERS
+        return bool(channel.dn) and _role(await self._peers(standards), channel) in PEERS
 
     @staticmethod
     def _require_peer_on_plain(contact: Contact, role: Role, evidence: Evidence) -> None:
@@ -326,6 +348,13 @@ async def _token(
         names = {issuer.issuer: issuer.name for issuer in standards.auth.issuers}
         evidence.claimed = replace(exc.claimed, iss=names.get(exc.claimed.iss, exc.claimed.iss))
         raise
+
+
+def _role(peers: Peers, channel: Channel) -> Role:
+    try:
+        return peers.standing(channel)[0]
+    except AuthError:
+        return Role.USER
 
 
 def _beside_token(error: AuthError) -> AuthError:
@@ -370,21 +399,9 @@ def _channel(path: Path, member: Membership, *, names_ca: bool) -> Channel:
 
 def _of_signed(standards: Standards, presented: Presented, contact: Contact, now: float) -> Channel:
     dn = standards.signed.verify(presented.method, presented.target, contact.address, now)
-    if not dn.startswith("/"):
-        raise AuthError(403, "K3", Reason.NAME, f"the signed name {dn[:256]!a} is not in slash form")
-    return _of_dn(dn, "K3")
-
-
-def _of_dn(dn: str, rule: str) -> Channel:
-    """A DN that somebody else has checked, as text: its host counts only if it has exactly one CN."""
-    try:
-        name = canonical(dn)
-    except ValueError as exc:
-        raise AuthError(403, rule, Reason.NAME, f"{dn!a} is no DN: {exc}") from exc
-    host = host_of(name)
-    return Channel(
-        dn=name, user=name, hosts=(host,) if host else (), is_multivalued=parse(name).is_multivalued
-    )
+    channel = channel_of_name(dn, "K3")
+    # In another form it may be an administrator's, but no server signs so.
+    return channel if dn.startswith("/") else replace(channel, hosts=())
 
 
 def _of_token(token: ValidToken, role: Role, evidence: Evidence) -> Principal:
@@ -414,6 +431,8 @@ def _of_channel(standards: Standards, role: Role, kind: Kind, evidence: Evidence
     if not principal.is_peer:
         _refuse_assertion(kind, asserted)
         return principal if kind is Kind.ANONYMOUS else _of_user(principal)
+    if not asserted.is_nobody:
+        evidence.kind = Kind.FRONTEND
     evidence.asserted = asserted = asserted.checked()
     host = asserted.host or evidence.address
     if asserted.is_nobody:

@@ -112,7 +112,7 @@ class _Rules:
         self.trace("X4", "the end entity is %a", dn.slash)
         self._require_namespaces((eec, *issuers))
         expires = self._require_unrevoked(certificates, (eec, *issuers))
-        hosts = () if proxies else _hosts(eec, dn)
+        hosts = () if proxies else hosts_of(eec, dn)
         self.trace("N2", "host names: %s", ", ".join(hosts) or "none")
         return Path(proxies, eec, issuers, dn, hosts, is_limited, expires)
 
@@ -234,7 +234,7 @@ def _require_signing_key(certificate: Certificate) -> None:
         raise _invalid(certificate, "its key is not for signatures (keyUsage without digitalSignature)")
 
 
-def _hosts(eec: Certificate, dn: DistinguishedName) -> tuple[str, ...]:
+def hosts_of(eec: Certificate, dn: DistinguishedName) -> tuple[str, ...]:
     """The dNSNames of the alternative name; only without any the one common name. Wildcards name no host."""
     names = eec.dns_names()
     candidates = [host_of(dn.slash)] if names is None else [name.lower() for name in names]

@@ -124,6 +124,12 @@ def verify(secret: str, method: str, raw_target: str, *, now: float, peer: str) 
     return signed
 
 
+def signer_of(raw_target: str) -> str:
+    """The DN that a request names, signed or not. Raises TokenError."""
+    _, query = _decoded_target(raw_target)
+    return trimmed(_decoded_again(_parameters(query), b"xrdhttpdn"))
+
+
 def trimmed(text: str) -> str:
     """Without blanks and whatever is not printable ASCII at either end: XrdHttp's form for DOME."""
     kept = [position for position, character in enumerate(text) if "!" <= character <= "~"]

@@ -218,13 +218,13 @@ class Application:
         standing: Standing | None,
     ) -> Answer:
         principal = case.principal
-        auth = self._standards().auth
-        parameters = case.parameters = admitted(command, parameters, principal, auth)
+        standards = self._standards()
+        parameters = case.parameters = admitted(command, parameters, principal, standards.auth)
         peer = Peer(principal.channel.dn, principal.address)
         known = Request(request.method, request.raw_path, command.name, parameters, peer, principal=principal)
         if standing is not None:
             known = known.on_behalf_of(standing.user)
-        call = Call(self._head, known, standing, auth)
+        call = Call(self._head, known, standing, standards.auth, standards.vos)
         if by_scope_of_hosts(principal, command.admission):
             case.rule = "M6"
         case.paths = await require_objects(call, command)

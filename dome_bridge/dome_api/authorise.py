@@ -21,7 +21,7 @@ from dome_bridge.dome_api.admission import PHYSICAL, Admission, Tokens, is_open
 from dome_bridge.dome_api.catalog import Entry, Replica, split_rfn
 from dome_bridge.dome_api.command import Command
 from dome_bridge.dome_api.head import Call
-from dome_bridge.dome_api.permissions import READ, Subject, may, may_traverse, require
+from dome_bridge.dome_api.permissions import READ, Subject, can_see, may, require
 from dome_bridge.dome_api.wire import MAX_DEPTH, Parameters
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import ApiError
@@ -240,12 +240,9 @@ async def _look(parameters: Parameters, admission: Admission, subject: Subject, 
 
 
 def _require_reach(subject: Subject, entry: Entry | None, lineage: tuple[Entry, ...]) -> None:
-    """As dome_getstatinfo asks for it: the way must be open, and its end be readable."""
     text = "Permission denied: no right to pass through an ancestor, or to read the directory"
-    require(may_traverse(subject, lineage[:-1]), text)
-    if lineage:
-        require(may(subject, lineage[-1], READ), text)
-    elif entry is not None:
+    require(can_see(subject, lineage), text)
+    if not lineage and entry is not None:
         require(may(subject, entry, READ), text)
 
 

@@ -14,7 +14,7 @@ from pymysql.constants import ER
 
 from dome_bridge.dome_api import catalog
 from dome_bridge.dome_api.catalog import MAX_NAME_BYTES, Entry, bytes_of
-from dome_bridge.dome_api.permissions import WRITE, Subject, may, require
+from dome_bridge.dome_api.permissions import WRITE, Subject, group_of_new, may, require
 from dome_bridge.dome_api.sql import sql
 from dome_bridge.dpm import acl
 from dome_bridge.dpm.acl import Acl, AclError
@@ -64,12 +64,12 @@ async def create_entry(
     """Inserts an entry below `parent` with the ACL and group that it inherits, counts it, returns its fileid.
 
     needs: rights on the parent, looked at again when it is locked. Raises ExistsError, GoneError for
-    a parent that has gone, ApiError 422 for a bad name or parent and 403 without the rights.
+    a parent that has gone, ApiError 422 for a bad name or parent and 403 without the rights or a group.
     """
     name = require_name(new.name)
     fileid = await _next_fileid(source)
     parent = await _locked_parent(source, parent, subject, needs)
-    gid = parent.gid if parent.mode & stat.S_ISGID else subject.primary_gid
+    gid = group_of_new(subject, parent)
     mode = new.mode | (parent.mode & stat.S_ISGID)
     inherited = acl.inherit(None if stat.S_ISLNK(mode) else _default_acl(parent), mode, subject.uid, gid)
     nlink = 0 if stat.S_ISDIR(mode) else 1

@@ -16,7 +16,7 @@ from dome_bridge.dome_api.checksums import Calculation, Sum
 from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.command import Commands, Flag, Key, Text
 from dome_bridge.dome_api.deletion_mark import BEING_DELETED, BEING_POPULATED
-from dome_bridge.dome_api.permissions import require_scope
+from dome_bridge.dome_api.permissions import READ, may, require, require_scope
 from dome_bridge.dome_api.properties import set_attributes
 from dome_bridge.dome_api.request import RemoteUser
 from dome_bridge.dome_api.sql import sql
@@ -43,7 +43,7 @@ CALCULATING = READING | CHANGING
 Kind = Annotated[Text, Key("checksum-type")]
 
 
-@commands.get("dome_chksum", on_path("lfn", needs=SEEING, is_file=True))
+@commands.get("dome_chksum", on_path("lfn", needs=SEEING, is_file=True, is_unchecked=True))
 async def chksum(
     call: Call,
     kind: Kind = "",
@@ -57,7 +57,8 @@ async def chksum(
         raise ApiError(422, f"unknown checksum type {name}")
     subject = await call.subject()
     if force:
-        require_scope(subject, CALCULATING, lfn)
+        require_scope(subject, CALCULATING, lfn, is_file=True)
+        await _require_readable(call, lfn)
     asked, checksums = Sum(lfn, pfn, name), call.head.checksums
     for _ in range(LOOKS):
         endings = checksums.endings
@@ -68,7 +69,7 @@ async def chksum(
         # What has left the queue during the look may be in the catalog now.
         if checksums.endings == endings:
             break
-    require_scope(subject, CALCULATING, lfn)
+    require_scope(subject, CALCULATING, lfn, is_file=True)
     if found.key is None:
         raise ApiError(404, f"The provided LFN does not have any replicas that are complete: '{lfn}'")
     # The disk server is told who asked, but not in which groups that user is.
@@ -103,6 +104,15 @@ async def chksumstatus(
         case _:
             raise ApiError(422, "The status provided is not recognized.")
     return Answer.EMPTY
+
+
+async def _require_readable(call: Call, lfn: str) -> None:
+    """Of people who call by themselves; the original asks for no right, as only servers call it."""
+    if call.request.principal.is_peer:
+        return
+    subject = await call.subject()
+    entry, _ = await call.database.read(partial(_file_and_replicas, lfn))
+    require(may(subject, entry, READ), f"Need READ access on '{lfn}'")
 
 
 async def _file_and_replicas(lfn: str, source: Source) -> tuple[Entry, list[Replica]]:

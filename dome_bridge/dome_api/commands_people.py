@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from dome_bridge.auth.principal import Role
 from dome_bridge.dome_api.admission import Admission
 from dome_bridge.dome_api.catalog import bytes_of
 from dome_bridge.dome_api.command import Codec, Commands, Text, Texts, Unsigned
@@ -37,10 +38,12 @@ Int32 = Annotated[
 async def getidmap(call: Call, username: Text, groupnames: Texts) -> Answer:
     """The numbers of a user and of groups given as FQANs; creates those that there are not yet.
 
-    Without groups it tells those that the grid-mapfile has for the user.
+    For a front-end groups of VOs that the site does not serve are left out. Without groups it tells those that the grid-mapfile has for the user.
     """
     try:
-        return Answer.json(_idmap(await call.head.people.idmap(username, groupnames)))
+        may_make_any = call.request.principal.role is Role.HEAD
+        vos = None if may_make_any else call.vos
+        return Answer.json(_idmap(await call.head.people.idmap(username, groupnames, vos=vos)))
     except IdentityError as exc:
         raise ApiError(422, f"Unable to get id mapping: {exc.text}") from exc
 

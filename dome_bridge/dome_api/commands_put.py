@@ -258,7 +258,7 @@ async def _with_new_file(
         require_name(place.name)
         if place.entry is not None:
             raise ExistsError(place.name, place.parent)
-        subject = await call.enrolled()
+        subject = await call.enrolled(place.parent)
         return await begin_file(
             call.database, upload, filesystem, parent=place.parent, name=place.name, subject=subject
         )

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from dome_bridge.auth.scopes import Area
 from dome_bridge.dome_api.admission import SEEING, Admission, on_path
-from dome_bridge.dome_api.catalog import bytes_of
+from dome_bridge.dome_api.catalog import bytes_of, walk
 from dome_bridge.dome_api.cluster import Cluster, FileSystem, PoolStatus
 from dome_bridge.dome_api.command import Codec, Commands, Text
+from dome_bridge.dome_api.permissions import Subject, can_see
 from dome_bridge.dome_api.quotatokens import (
     QuotaToken,
     covering,
@@ -73,7 +74,7 @@ async def stat_pool(call: Call, poolname: Text = "") -> Answer:
     return Answer.json({"poolinfo": {poolname: _pool(call.cluster, poolname)}})
 
 
-@commands.get("dome_getdirspaces", on_path("path", needs=SEEING))
+@commands.get("dome_getdirspaces", on_path("path", needs=SEEING, is_unchecked=True))
 async def get_dir_spaces(call: Call, path: Text = "") -> Answer:
     """The quota that counts in a directory, and what is left of it and of the pool."""
     if not path:
@@ -84,16 +85,27 @@ async def get_dir_spaces(call: Call, path: Text = "") -> Answer:
     return Answer.json(_dir_spaces(call.cluster, quota))
 
 
-@commands.get("dome_getquotatoken", on_path("path", needs=SEEING, frontend=True, host_auth=True))
+@commands.get(
+    "dome_getquotatoken",
+    on_path("path", needs=SEEING, frontend=True, host_auth=True, is_unchecked=True),
+)
 async def get_quota_token(
     call: Call, path: Text = "", getsubdirs: Boolean = False, getparentdirs: Boolean = False
 ) -> Answer:
     """The quotatokens of a directory and, if asked, of those below and above it."""
     path = path.rstrip("/")
-    listing = await call.database.read(partial(_listing, _Wanted(path, getsubdirs, getparentdirs, call.area)))
+    wanted = _Wanted(path, getsubdirs, getparentdirs, call.area, await _viewer(call))
+    listing = await call.database.read(partial(_listing, wanted))
     if not listing.tokens:
         raise ApiError(404, f"No quotatokens match path '{path}'")
     return Answer.json({token.s_token: _token(call.cluster, token, listing) for token in listing.tokens})
+
+
+async def _viewer(call: Call) -> Subject | None:
+    """People who call by themselves; servers and services see everything."""
+    principal = call.request.principal
+    is_service = principal.token is not None and principal.token.is_host
+    return None if principal.is_peer or is_service else await call.subject()
 
 
 def _by_server(filesystems: Iterable[FileSystem], describe: Callable[[FileSystem], _Object]) -> _Object:
@@ -198,6 +210,8 @@ class _Wanted:
     above: bool
     area: Area | None = None
     """What lies outside of it does not show."""
+    viewer: Subject | None = None
+    """Who calls by himself, and is shown what he can see of the directories."""
 
     def includes(self, token: QuotaToken) -> bool:
         if self.area is not None and not (token.path and self.area.covers(token.path)):
@@ -222,8 +236,21 @@ async def _listing(wanted: _Wanted, source: Source) -> _Listing:
     tokens = [token for token in await read_quotatokens(source) if wanted.includes(token)]
     sizes = await sizes_of(source, [token.path for token in tokens if token.path])
     there = [token for token in tokens if not token.path or token.path in sizes]
+    if wanted.viewer is not None:
+        there = [token for token in there if await _is_seen(source, token.path, wanted.viewer)]
     there.sort(key=lambda token: bytes_of(token.path))
     return _Listing(there, sizes, await group_names(source, there))
+
+
+async def _is_seen(source: Source, path: str, viewer: Subject) -> bool:
+    """A token without a path is nowhere that he could look."""
+    if not path:
+        return False
+    try:
+        return can_see(viewer, (await walk(source, path)).lineage)
+    except ApiError:
+        # An ACL above it cannot be read.
+        return False
 
 
 def _token(cluster: Cluster, token: QuotaToken, listing: _Listing) -> _Object:

@@ -185,7 +185,7 @@ async def _create(
         raise ExistsError(new.name, place.directory)
     if not place.directory.is_directory:
         raise ApiError(422, f"'{place.directory.name}' is not a directory")
-    subject = await call.enrolled()
+    subject = await call.enrolled(place.directory)
     await call.database.transact(
         lambda source: create_entry(source, place.directory, new, subject, needs=needs)
     )

@@ -23,6 +23,9 @@ RELOAD_SECONDS = 1.0
 
 RESOLVE_SECONDS = 60.0
 
+READ_SECONDS = 2.0
+"""So long a request waits for newer names than those that are known."""
+
 # Not the threads that work with files share: each is taken for seconds when no resolver answers.
 _RESOLVERS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolver")
 
@@ -51,16 +54,44 @@ class DiskHosts:
         self._by_name: dict[str, frozenset[str]] = {}
         self._addresses: frozenset[str] = frozenset()
         self._read_at: float | None = None
+        self._reading = asyncio.Lock()
+        self._trouble = ""
         self._resolved_at: float | None = None
         self._resolving = asyncio.Lock()
 
     async def names(self) -> frozenset[str]:
-        """In lower case. Raises SourceError if they cannot be read."""
-        now = self._clock()
-        if self._read_at is None or now - self._read_at > RELOAD_SECONDS:
-            self._names = await self._database.read(_disk_servers)
-            self._read_at = now
+        """In lower case; while the database does not answer, those that it had last.
+
+        Raises SourceError if there never were any.
+        """
+        if not self._is_fresh():
+            async with self._reading:
+                if not self._is_fresh():
+                    await self._read()
         return self._names
+
+    def _is_fresh(self) -> bool:
+        return self._read_at is not None and self._clock() - self._read_at <= RELOAD_SECONDS
+
+    async def _read(self) -> None:
+        began = self._clock()
+        try:
+            async with asyncio.timeout(None if self._read_at is None else READ_SECONDS):
+                self._names = await self._database.read(_disk_servers)
+        except (BridgeError, TimeoutError) as exc:
+            if self._read_at is None:
+                raise
+            self._complain(str(exc) or f"no answer within {READ_SECONDS:g} s")
+        else:
+            self._trouble = ""
+        # After a failure, too: not every request is to wait for a database that is away.
+        self._read_at = began if not self._trouble else self._clock()
+
+    def _complain(self, trouble: str) -> None:
+        """Once, not at every look."""
+        if not self._trouble:
+            logger.warning("disk servers cannot be read, those known stay error=%s", trouble)
+        self._trouble = trouble
 
     def is_unlimited(self, address: str) -> bool:
         """Whether one of the site's own servers is there."""

@@ -39,6 +39,23 @@ logger = logging.getLogger(__name__)
 
 TLS_PROTOCOLS = ("https", "mixed")
 
+NEEDS_RESTART = (
+    "gridmap_file",
+    "ban_file",
+    "xrdhttp_secret_file",
+    "xrdhttp_old_secret_file",
+    "reload_seconds",
+    "failures_per_second",
+    "failures_burst",
+    "connections_per_source",
+    "handshakes",
+    "handshake_seconds",
+    "first_byte_seconds",
+    "header_seconds",
+    "body_seconds",
+)
+"""Of [auth]: what is made use of where something is opened."""
+
 
 class AuthObserver(ReloadObserver, Protocol):
     """Is told of refusals, and of what expires. Times are seconds since 1970."""
@@ -219,15 +236,26 @@ class Doorkeeper:
         )
 
     def _settings_accepted(self, auth: AuthConfig) -> None:
-        if auth == self._auth:
-            return
-        self._auth = auth
+        """Takes them in the background; until that is done, those before stay in force."""
         self._changing = asyncio.get_running_loop().create_task(self._take_settings(auth, self._changing))
 
     async def _take_settings(self, auth: AuthConfig, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
-        await self._tokens.reconfigure(auth)
+        if auth == self._auth:
+            return
+        try:
+            await self._tokens.reconfigure(auth)
+        except Exception as exc:  # noqa: BLE001 - the boundary: nobody awaits it, and the old settings stay in force
+            logger.error(
+                "settings cannot be taken, those before stay in force error=%s: %s", type(exc).__name__, exc
+            )
+            self._observer.reload_ended("settings", failed=True)
+            return
+        late = [name for name in NEEDS_RESTART if getattr(auth, name) != getattr(self._auth, name)]
+        if late:
+            logger.warning("settings that count only after a restart have changed keys=%s", ",".join(late))
+        self._auth = auth
         self._renew()
 
     def _renew(self) -> None:

@@ -32,7 +32,13 @@ from dome_bridge.auth.trust import Trust, load_trust
 from dome_bridge.config import AuthConfig, Config, DpmConfig, IssuerConfig
 from dome_bridge.dome_api import catalog
 from dome_bridge.dome_api.application import ALLOWED_BY
-from dome_bridge.dome_api.authorise import admitted, require_objects, require_open, require_somebody
+from dome_bridge.dome_api.authorise import (
+    admitted,
+    by_scope_of_hosts,
+    require_objects,
+    require_open,
+    require_somebody,
+)
 from dome_bridge.dome_api.catalog import Entry
 from dome_bridge.dome_api.command import Command
 from dome_bridge.dome_api.commands import COMMANDS
@@ -320,7 +326,7 @@ async def _of_command(
         _refuse_unknown(question)
         explanation.reason = "HEAD requests are answered, and do nothing"
         return
-    auth = judges.standards.auth
+    auth, vos = judges.standards.auth, judges.standards.vos
     parameters = admitted(command, Parameters.from_body(question.body), principal, auth)
     explanation.trace(
         "N6", "%s is open to %s, %s", command.name, principal.kind, role_in_words(principal.role)
@@ -329,7 +335,9 @@ async def _of_command(
     request = Request(question.method, question.target, command.name, parameters, peer, principal=principal)
     if standing is not None:
         request = request.on_behalf_of(standing.user)
-    call = Call(judges.head, request, standing, auth)
+    call = Call(judges.head, request, standing, auth, vos)
+    if by_scope_of_hosts(principal, command.admission):
+        explanation.rule = "M6"
     await _of_objects(call, command, judges, explanation)
 
 

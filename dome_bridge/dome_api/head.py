@@ -9,13 +9,14 @@ from weakref import WeakValueDictionary
 
 from dome_bridge.auth.scopes import Area, Grants
 from dome_bridge.config import AuthConfig, Config
+from dome_bridge.dome_api.catalog import Entry
 from dome_bridge.dome_api.checksums import Checksums
 from dome_bridge.dome_api.cluster import Cluster
 from dome_bridge.dome_api.cluster_watch import ClusterObserver, ClusterWatch
 from dome_bridge.dome_api.deletion_mark import Doomed
 from dome_bridge.dome_api.disk_client import DiskClient
 from dome_bridge.dome_api.people import People
-from dome_bridge.dome_api.permissions import Subject
+from dome_bridge.dome_api.permissions import Subject, require_groups
 from dome_bridge.dome_api.pulls import Pulls
 from dome_bridge.dome_api.request import RemoteUser, Request
 from dome_bridge.dome_api.standing import Standing
@@ -79,12 +80,14 @@ class Call:
     """One request and all that it may touch.
 
     standing: of its principal; without one he is looked up. auth: as it was read last, if not with the rest.
+    vos: that are configured.
     """
 
     head: Head
     request: Request
     standing: Standing | None = None
     auth: AuthConfig | None = None
+    vos: frozenset[str] = frozenset()
 
     @property
     def database(self) -> ConnectionPool:
@@ -123,13 +126,14 @@ class Call:
         is_reading = self.request.method == "GET"
         return await self.head.people.subject(self.request.user, is_reading=is_reading)
 
-    async def enrolled(self) -> Subject:
-        """The same with a number for the user and for each group, for whoever is to own something.
+    async def enrolled(self, parent: Entry) -> Subject:
+        """The same with a number for the user and for each group, for whoever is to own something in `parent`.
 
         Belongs after the check that he may make it. Raises ApiError 403 for who cannot be given one.
         """
         subject = await self.subject()
         if subject.is_enrolled or self.standing is None:
             return subject
+        require_groups(bool(self.standing.user.groups), parent)
         enrolled = await self.head.people.subject(self.standing.user)
         return replace(enrolled, scopes=subject.scopes)

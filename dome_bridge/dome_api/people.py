@@ -9,6 +9,7 @@ not, and nobody else ever is: whoever cannot be given a number is refused.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from pymysql.constants import ER
 
-from dome_bridge.auth.groups import usable
+from dome_bridge.auth.groups import is_root, usable
 from dome_bridge.dome_api.catalog import bytes_of, text_of
 from dome_bridge.dome_api.gridmap import GridMap, group_of_fqan
 from dome_bridge.dome_api.permissions import ROOT, Subject
@@ -28,6 +29,8 @@ from dome_bridge.dpm.fenced import is_fenced
 from dome_bridge.dpm.pool import ConnectionPool
 from dome_bridge.dpm.source import Row, Source, StatementError
 from dome_bridge.errors import ApiError
+
+logger = logging.getLogger(__name__)
 
 ROOT_NAME = "root"
 
@@ -184,13 +187,43 @@ class People:
             person, tuple(found[each] for each in groups if each in found and found[each].has_number)
         )
 
-    async def idmap(self, username: str, groupnames: Sequence[str] | None) -> IdMap:
-        """groupnames: FQANs; without any, those that the grid-mapfile has. Raises IdentityError."""
+    async def without_strange(
+        self, groups: Sequence[str], known: Mapping[Key, Person], vos: Iterable[str]
+    ) -> tuple[str, ...]:
+        """Those that are known, or of a VO that the site serves: peers could have any made.
+
+        vos: those that are configured; the others that are served have a group already.
+        """
+        missing = [name for name in groups if Key(Kind.GROUP, name) not in known]
+        if not missing:
+            return tuple(groups)
+        served = set(vos) | {_vo(person.name) for person in await self.groups.everybody()}
+        strange = {name for name in missing if _vo(name) not in served}
+        if strange:
+            logger.warning("groups of no VO of this site are passed over groups=%r", sorted(strange))
+        return tuple(name for name in groups if name not in strange)
+
+    async def idmap(
+        self, username: str, groupnames: Sequence[str] | None, *, vos: Iterable[str] | None = None
+    ) -> IdMap:
+        """groupnames: FQANs; without any, those that the grid-mapfile has. Raises IdentityError.
+
+        vos: whose groups may be made, None for any.
+        """
         if groupnames:
             names: Iterable[str] = map(group_of_fqan, groupnames)
         else:
             names = await self.groups_of(username)
+        if vos is not None:
+            names = await self._of_vos(username, list(names), vos)
         return await self._identify(username, names)
+
+    async def _of_vos(self, username: str, groups: Sequence[str], vos: Iterable[str]) -> tuple[str, ...]:
+        for name in (username, *groups):
+            if name != ROOT_NAME and is_root(name):
+                raise IdentityError(f"{shown(name)} is root but for case or blanks, which is nobody's name")
+        _require_acceptable(Key(Kind.USER, username), [Key(Kind.GROUP, name) for name in groups])
+        return await self.without_strange(groups, await self.known((), groups), vos)
 
     async def _identify(self, username: str, groupnames: Iterable[str]) -> IdMap:
         user = Key(Kind.USER, username)
@@ -465,6 +498,10 @@ async def _insert(source: Source, keys: Sequence[Key], counter: int | None) -> _
     count = sql(source, f"{'first' if counter is None else 'next'}_{kind}_id")
     await source.execute(count, (last + len(keys),))
     return created
+
+
+def _vo(group: str) -> str:
+    return group.partition("/")[0]
 
 
 def _exactly(name: str, rows: Iterable[Row]) -> Person | None:

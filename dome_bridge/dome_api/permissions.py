@@ -6,7 +6,7 @@ Pure: the entries come from `catalog`, the ids from `people`.
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dome_bridge.auth.refusal import AuthError, Reason
@@ -21,10 +21,13 @@ __all__ = [
     "READ",
     "WRITE",
     "Subject",
+    "can_see",
+    "group_of_new",
     "may",
     "may_replace",
     "may_traverse",
     "require",
+    "require_groups",
     "require_scope",
 ]
 
@@ -47,11 +50,6 @@ class Subject:
     @property
     def is_root(self) -> bool:
         return self.uid == 0
-
-    @property
-    def primary_gid(self) -> int:
-        """What new entries get; 0 for somebody without groups."""
-        return self.gids[0] if self.gids else 0
 
 
 ROOT = Subject(0, (0,), "root")
@@ -76,6 +74,14 @@ def may_traverse(subject: Subject, ancestors: Iterable[Entry]) -> bool:
     return all(may(subject, ancestor, EXECUTE) for ancestor in ancestors)
 
 
+def can_see(subject: Subject, lineage: Sequence[Entry]) -> bool:
+    """As dome_getstatinfo asks for it: the way is open, and the directory at its end can be read.
+
+    lineage: from the root to the directory of what is looked at, empty if that does not exist.
+    """
+    return may_traverse(subject, lineage[:-1]) and all(may(subject, each, READ) for each in lineage[-1:])
+
+
 def may_replace(subject: Subject, parent: Entry, entry: Entry) -> bool:
     """Whether an entry may be removed from its directory, or renamed: the rule of the sticky bit.
 
@@ -90,6 +96,23 @@ def require(granted: bool, text: str) -> None:
     """Raises ApiError 403 with that text unless granted."""
     if not granted:
         raise ApiError(403, text)
+
+
+def group_of_new(subject: Subject, parent: Entry) -> int:
+    """The group of an entry that the subject makes. Raises ApiError 403 for somebody without any.
+
+    Number 0 is the system's and nobody else's.
+    """
+    if parent.mode & stat.S_ISGID:
+        return parent.gid
+    require_groups(bool(subject.gids), parent)
+    return subject.gids[0]
+
+
+def require_groups(has_groups: bool, parent: Entry) -> None:
+    """Raises ApiError 403 for somebody in no group, of whom nothing new could have one."""
+    text = f"in '{parent.name}' only who is in a group can make something: the user is in none that counts"
+    require(has_groups or bool(parent.mode & stat.S_ISGID), text)
 
 
 def require_scope(

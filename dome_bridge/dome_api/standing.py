@@ -6,7 +6,6 @@ he may run needs to write down whose the new entry is.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ from dome_bridge.dome_api.people import BUILT_IN, NOBODY, ROOT_NAME, Key, People
 from dome_bridge.dome_api.people import Kind as Of
 from dome_bridge.dome_api.permissions import ROOT, Subject
 from dome_bridge.dome_api.request import RemoteUser
-
-logger = logging.getLogger(__name__)
 
 _Known = Mapping[Key, Person]
 
@@ -61,23 +58,9 @@ class Records:
     async def _admitted(
         self, principal: Principal, groups: tuple[str, ...], known: _Known, vos: Iterable[str]
     ) -> tuple[str, ...]:
-        """Peers could name any group; what is not known is only made for a VO that this site serves."""
-        missing = [name for name in groups if Key(Of.GROUP, name) not in known]
-        if not missing or principal.kind is not Kind.FRONTEND:
+        if principal.kind is not Kind.FRONTEND:
             return groups
-        served = set(vos) | {_vo(person.name) for person in await self._people.groups.everybody()}
-        strange = {name for name in missing if _vo(name) not in served}
-        if strange:
-            logger.warning(
-                "groups of no VO of this site are passed over user=%r groups=%r",
-                principal.user,
-                sorted(strange),
-            )
-        return tuple(name for name in groups if name not in strange)
-
-
-def _vo(group: str) -> str:
-    return group.partition("/")[0]
+        return await self._people.without_strange(groups, known, vos)
 
 
 def _names_of(principal: Principal) -> tuple[str, ...]:
