@@ -35,15 +35,16 @@ from rich.text import Text
 
 from dome_bridge import __version__
 from dome_bridge.chimera import quarantine, state, target
+from dome_bridge.cli_auth import auth
+from dome_bridge.cli_cutover import accept_quarantine, cutover, rehearse, rollback
+from dome_bridge.cli_handover import dcache_config, logins
+from dome_bridge.cli_links import intake, links
+from dome_bridge.cli_spaces import checked, planned_pools, spaces
 from dome_bridge.config import Config, load
 from dome_bridge.daemon import run_daemon
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import BridgeError
-from dome_bridge.exporter import check as checks
-from dome_bridge.exporter import cutover as cutovers
-from dome_bridge.exporter import initialise, pool_plan, service
-from dome_bridge.exporter.cutover import CutoverReport
-from dome_bridge.exporter.cutover_plan import Gate, State
+from dome_bridge.exporter import initialise, service
 from dome_bridge.exporter.verify import VerifyReport, verify_site
 from dome_bridge.status import UNKNOWN, Status, Thresholds, estimate_entries, nagios, read_status, render
 from dome_bridge.supervisor import Part
@@ -91,6 +92,16 @@ def cli(context: click.Context, config_path: Path | None, as_json: bool, verbose
     """Takes a running DPM site over to dCache without copying a byte."""
     _log(verbose, daemon=context.invoked_subcommand == "run")
     context.obj = Context(config_path, as_json, verbose)
+
+
+cli.add_command(auth)
+cli.add_command(dcache_config)
+cli.add_command(logins)
+cli.add_command(links)
+cli.add_command(spaces)
+cli.add_command(cutover)
+cli.add_command(rehearse)
+cli.add_command(rollback)
 
 
 def _log(verbose: int, *, daemon: bool) -> None:
@@ -158,7 +169,7 @@ def _in_words(value: object) -> str:
 def check(context: Context, no_forecast: bool) -> int:
     """Look at both databases: can we, may we, what would be left out. Changes nothing."""
     with _progress("reading") as advance:
-        report = _run(checks.check(context.config(), forecast=not no_forecast, advance=advance))
+        report = _run(checked(context.config(), forecast=not no_forecast, advance=advance))
     findings = [finding.as_json() for finding in report.findings]
     if context.as_json:
         _print_json({"ok": report.ok, "findings": findings})
@@ -318,9 +329,18 @@ def _print_examples(report: VerifyReport) -> None:
 
 
 @cli.command("quarantine")
+@click.option("--report", metavar="FILE", help="Take in what `dpm-pool-link` has reported; - for input.")
+@click.option("--even-if-many", is_flag=True, help="Even if a pool loses many of its files by that.")
+@click.option("--accept", metavar="COUNT:HASH", help="These entries may be left out, as a gate asks for.")
 @pass_context
-def list_quarantine(context: Context) -> int:
+def list_quarantine(context: Context, report: str | None, even_if_many: bool, accept: str | None) -> int:
     """List what was left out and why, a JSON object a line."""
+    if accept:
+        _print_json(accept_quarantine(context.config(), accept))
+        return 0
+    if report:
+        _print_json(intake(context.config(), report, even_if_many=even_if_many).as_json())
+        return 0
     _run(_list_quarantine(context.config()))
     return 0
 
@@ -338,7 +358,7 @@ async def _list_quarantine(config: Config) -> None:
 @pass_context
 def pools(context: Context) -> int:
     """List the dCache pools: one for each server, file system and DPM pool."""
-    found = [pool.as_json() for pool in _run(pool_plan.plan(context.config()))]
+    found = [pool.as_json() for pool in _run(planned_pools(context.config()))]
     if context.as_json:
         _print_json({"pools": found})
     else:
@@ -354,55 +374,6 @@ def _print_pools(found: list[dict[str, Any]]) -> None:
         keys = ("name", "server", "fs", "dpm_pool", "files", "bytes")
         _add_row(table, *(pool[key] for key in keys), findings)
     Console().print(table)
-
-
-@cli.command()
-@click.option("--abort", is_flag=True, help="Lift the fence and go back to following.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@pass_context
-def cutover(context: Context, abort: bool, yes: bool) -> int:
-    """Fence DPM, drain, compare and commit: Chimera then belongs to dCache."""
-    config = context.config()
-    work = cutovers.abort(config) if abort else cutovers.cut_over(config, confirm=_confirm(yes))
-    report = _run(work)
-    _print_cutover(context, report)
-    wanted = State.ABORTED if abort else State.COMMITTED
-    return 0 if report.state is wanted else FINDING
-
-
-def _confirm(yes: bool) -> cutovers.Confirm:
-    async def confirm(gates: tuple[Gate, ...]) -> bool:
-        for gate in gates:
-            click.echo(f"{gate.id}: {gate.message}", err=True)
-        if yes:
-            return True
-        question = "DPM becomes read-only now, and after the commit Chimera belongs to dCache. Go on?"
-        return await asyncio.to_thread(click.confirm, question, err=True)
-
-    return confirm
-
-
-def _print_cutover(context: Context, report: CutoverReport) -> None:
-    steps: list[dict[str, Any]] = [
-        {"name": name, "seconds": round(seconds, 3)} for name, seconds in report.steps
-    ]
-    if context.as_json:
-        _print_json(
-            {
-                "state": report.state.value,
-                "reason": report.reason,
-                "fence_seconds": round(report.fence_seconds, 3),
-                "steps": steps,
-                "artifacts": None,
-            }
-        )
-        return
-    table = Table("step", "seconds")
-    for step in steps:
-        _add_row(table, step["name"], step["seconds"])
-    _add_row(table, "fence in all", f"{report.fence_seconds:.3f}")
-    Console().print(table)
-    click.echo(f"{report.state}{': ' + report.reason if report.reason else ''}")
 
 
 @cli.command()

@@ -306,10 +306,10 @@ def gate_in_use(site: DpmSite, chimera_dsn: str) -> AbstractAsyncContextManager[
 Stall = Callable[[DpmSite, str], AbstractAsyncContextManager[None]]
 
 STALLS: dict[State, Stall] = {
+    State.PREPARING: gate_in_use,
     State.FENCING: dump_running,
-    State.FENCED: applier_elsewhere,
+    State.QUIET: applier_elsewhere,
     State.DRAINED: small_table_locked,
-    State.CHECKED: gate_in_use,
 }
 
 
@@ -321,6 +321,7 @@ async def ready(bridge: Bridge, dpm_site: DpmSite) -> Bridge:
         await Journal(source).write_heartbeat()
     await bridge.good("sync", "--once")
     await bridge.good("verify")
+    await bridge.accept_quarantine()
     return bridge
 
 
@@ -424,7 +425,7 @@ async def test_cutover_killed_in_a_step_can_be_aborted(
 async def test_abort_killed_while_it_lifts_the_fence_is_finished_by_either_command(
     ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, again: tuple[str, ...]
 ) -> None:
-    await kill_in(State.FENCED, ready, dpm_site, chimera_dsn, "cutover", "--yes", stall=applier_elsewhere)
+    await kill_in(State.QUIET, ready, dpm_site, chimera_dsn, "cutover", "--yes", stall=applier_elsewhere)
     await kill_in(State.ABORTING, ready, dpm_site, chimera_dsn, "cutover", "--abort", stall=dump_running)
     done = await ready(*again)
     assert done.code == (0 if "--abort" in again else 1), done.err
@@ -510,7 +511,7 @@ async def test_database_killed_behind_the_fence_gives_the_catalog_back(
     mortal = mortal_maria if kind is MariaServer else mortal_postgres
     async with applier_elsewhere(dpm_site, chimera_dsn):
         running = ready.start("cutover", "--yes")
-        await until(lambda: is_state(chimera_dsn, State.FENCED), 30, "fenced")
+        await until(lambda: is_state(chimera_dsn, State.QUIET), 30, "fenced")
         await mortal.kill()
     await asyncio.sleep(2)
     await mortal.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -100,6 +101,7 @@ async def create(conn: asyncpg.Connection, site: Site) -> None:
             "the account of [chimera] dsn may not create the schema dome_bridge: "
             "let the database owner run `GRANT CREATE ON DATABASE` for it"
         ) from exc
+    await conn.execute(_SQL["upgrade"])
     await conn.execute(
         _SQL["insert_site"],
         STATE_VERSION,
@@ -114,6 +116,15 @@ async def create(conn: asyncpg.Connection, site: Site) -> None:
         site.source,
     )
     await conn.execute(_SQL["insert_progress"])
+
+
+async def upgrade(conn: asyncpg.Connection) -> None:
+    """Adds what an earlier version of the bridge did not make."""
+    if await conn.fetchval(_SQL["is_upgraded"]):
+        return
+    async with conn.transaction():
+        await conn.fetchval("SELECT pg_advisory_xact_lock(hashtext('dome_bridge.upgrade'))")
+        await conn.execute(_SQL["upgrade"])
 
 
 async def drop(conn: asyncpg.Connection) -> None:
@@ -169,6 +180,11 @@ async def note_applied(
 ) -> None:
     """In the transaction that applied them: so many journal rows, and what came in-band with them."""
     await conn.execute(_SQL["note_applied"], changes, heartbeat_at, marker)
+
+
+async def note_changed(conn: asyncpg.Connection, fileids: Sequence[int]) -> None:
+    """In the transaction that applied them: entries that a cutover under way has to look at again."""
+    await conn.execute(_SQL["note_changed"], fileids)
 
 
 async def note_capture_renewed(conn: asyncpg.Connection) -> None:

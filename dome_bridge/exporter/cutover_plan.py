@@ -1,17 +1,26 @@
 """The cutover as a state machine, without I/O.
 
-    (none) --begin--> fencing --fence_stands--> fenced --drained--> drained
-      --rechecked--> checked --committed--> committed
-    fencing, fenced, drained, checked --give_up--> aborting --fence_lifted--> aborted
+    (none) ──begin──► preparing ─► fencing ─► fenced ─► shutting ─► quiet ─► drained ─► copied
+      ─► compared ─► counted ─► finished ─► written ─► decided ─► committed
+    preparing … decided ──failed, abort──► aborting ─► aborted
+    committed ──roll back──► returning ─► returned
 
-Invariants:
-- A state is recorded before what it announces is done: `fencing` before the first fence
-  trigger, `aborting` before the first is dropped. So whoever finds the record knows what
-  may stand.
-- DPM can take writes in every state but `fencing` to `checked` and `committed`; dCache may
-  start only in `committed`. Both never take writes at once.
-- From every state there is a way on (`move`), and up to `checked` a way back (`give_up`).
-- `committed` and `aborted` are ends: a new cutover is a new record.
+An arrow without a word is the step of its state, done (`MOVES`). A kill, and a restart, change
+nothing: the record alone says where we are, and each step may be done again. A failure or a
+time-out leads back; on the way back it leads nowhere else, and is tried again.
+
+Invariants, for what is recorded in the Chimera database and what stands in DPM's:
+
+- The intent is recorded before it is begun, the fact after it is so: `fencing` before the first
+  fence trigger is made, `quiet` after the last; `aborting` and `returning` before the first is
+  dropped, `aborted` and `returned` after the last. So a fence stands only where the record says
+  that it may (`FENCE_MAY_STAND`), and all of it where the record says that it does (`FENCE_STANDS`).
+- dCache may write in `committed` alone; DPM takes no write there. So never do both.
+- The record and the phase that everybody else looks at change in one transaction (`PHASES`).
+- Up to `decided` there is a way back to an open catalog, and in each state that is no end there
+  is a step that leads to one. So never are both refused for good.
+- From `fenced` to `shutting` DPM lets uploads end that it had granted, and nothing else; what
+  they write is journalled. The marker is written in `quiet`: nothing can follow it.
 """
 
 from __future__ import annotations
@@ -21,25 +30,56 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from dome_bridge.chimera.state import Phase
+
 
 class State(enum.StrEnum):
+    PREPARING = "preparing"
     FENCING = "fencing"
     FENCED = "fenced"
+    SHUTTING = "shutting"
+    QUIET = "quiet"
     DRAINED = "drained"
-    CHECKED = "checked"
+    COPIED = "copied"
+    COMPARED = "compared"
+    COUNTED = "counted"
+    FINISHED = "finished"
+    WRITTEN = "written"
+    DECIDED = "decided"
     COMMITTED = "committed"
     ABORTING = "aborting"
     ABORTED = "aborted"
+    RETURNING = "returning"
+    RETURNED = "returned"
 
 
 class Step(enum.StrEnum):
     """What is done in a state; each may be repeated after a kill."""
 
+    COUNT = "count"
     RAISE_FENCE = "raise-fence"
+    AWAIT_UPLOADS = "await-uploads"
+    SHUT_FENCE = "shut-fence"
     DRAIN = "drain"
+    COPY_SMALL_TABLES = "copy-small-tables"
     RECHECK = "recheck"
+    RECOUNT = "recount"
+    FINISH_DATABASE = "finish-database"
+    WRITE_ARTIFACTS = "write-artifacts"
+    DECIDE = "decide"
     COMMIT = "commit"
     LIFT_FENCE = "lift-fence"
+    GIVE_BACK = "give-back"
+
+
+class Event(enum.Enum):
+    """What can happen to a cutover that is recorded."""
+
+    DONE = "the step of the state was done"
+    FAILED = "it failed, or took too long"
+    KILLED = "whoever did it is gone"
+    ABORT = "the administrator wants DPM back"
+    ROLL_BACK = "he wants it back after the commit"
 
 
 class Move(NamedTuple):
@@ -49,19 +89,58 @@ class Move(NamedTuple):
     after: State
 
 
+_FORWARD = (
+    (State.PREPARING, Step.COUNT),
+    (State.FENCING, Step.RAISE_FENCE),
+    (State.FENCED, Step.AWAIT_UPLOADS),
+    (State.SHUTTING, Step.SHUT_FENCE),
+    (State.QUIET, Step.DRAIN),
+    (State.DRAINED, Step.COPY_SMALL_TABLES),
+    (State.COPIED, Step.RECHECK),
+    (State.COMPARED, Step.RECOUNT),
+    (State.COUNTED, Step.FINISH_DATABASE),
+    (State.FINISHED, Step.WRITE_ARTIFACTS),
+    (State.WRITTEN, Step.DECIDE),
+    (State.DECIDED, Step.COMMIT),
+)
+_AFTER = (*(state for state, _ in _FORWARD[1:]), State.COMMITTED)
+
 MOVES: Mapping[State, Move] = MappingProxyType(
     {
-        State.FENCING: Move(Step.RAISE_FENCE, State.FENCED),
-        State.FENCED: Move(Step.DRAIN, State.DRAINED),
-        State.DRAINED: Move(Step.RECHECK, State.CHECKED),
-        State.CHECKED: Move(Step.COMMIT, State.COMMITTED),
+        **{state: Move(step, after) for (state, step), after in zip(_FORWARD, _AFTER, strict=True)},
         State.ABORTING: Move(Step.LIFT_FENCE, State.ABORTED),
+        State.RETURNING: Move(Step.GIVE_BACK, State.RETURNED),
     }
 )
 
-ENDS = frozenset({State.COMMITTED, State.ABORTED})
-FENCE_MAY_STAND = frozenset(State) - {State.ABORTED}
-DCACHE_MAY_START = frozenset({State.COMMITTED})
+STEPS: tuple[Step, ...] = tuple(step for _, step in _FORWARD)
+"""Those of a cutover that goes well; a step's number is its place here, from 1."""
+
+FORWARD = frozenset(state for state, _ in _FORWARD)
+ENDS = frozenset({State.COMMITTED, State.ABORTED, State.RETURNED})
+
+FENCE_STANDS = frozenset(FORWARD - {State.PREPARING, State.FENCING, State.FENCED, State.SHUTTING}) | {
+    State.COMMITTED
+}
+"""States that claim that the whole fence stands, and nobody writes."""
+
+FENCE_MAY_STAND = frozenset(State) - {State.PREPARING, State.ABORTED, State.RETURNED}
+DCACHE_MAY_WRITE = frozenset({State.COMMITTED})
+
+PHASES: Mapping[State, Phase] = MappingProxyType(
+    {
+        State.FENCING: Phase.FENCED,
+        State.COMMITTED: Phase.COMMITTED,
+        State.ABORTED: Phase.FOLLOWING,
+        State.RETURNING: Phase.ROLLED_BACK,
+        State.RETURNED: Phase.FOLLOWING,
+    }
+)
+"""What the phase of the site becomes with a state; other states leave it."""
+
+
+class ForbiddenError(ValueError):
+    """There is no such event in this state."""
 
 
 def move(state: State) -> Move | None:
@@ -69,108 +148,31 @@ def move(state: State) -> Move | None:
     return MOVES.get(state)
 
 
-def may_give_up(state: State) -> bool:
-    return state not in ENDS
+def after(state: State, event: Event) -> State:
+    """The state to record. Raises ForbiddenError: it must not happen, and nothing may be done."""
+    if event is Event.KILLED:
+        return state
+    if event is Event.DONE and state in MOVES:
+        return MOVES[state].after
+    if event in (Event.FAILED, Event.ABORT) and state in FORWARD:
+        return State.ABORTING
+    if event in (Event.FAILED, Event.ABORT) and state is State.ABORTING:
+        return state
+    if event is Event.FAILED and state is State.RETURNING:
+        return state
+    if event is Event.ROLL_BACK and state in (State.COMMITTED, State.RETURNING):
+        return State.RETURNING
+    raise ForbiddenError(f"a cutover that is {state} knows no {event.name}: {event.value}")
 
 
-def give_up(state: State) -> State:
-    """The state after deciding to go back. ValueError at the ends."""
-    if not may_give_up(state):
-        raise ValueError(f"a cutover that is {state} cannot be given up")
-    return State.ABORTING
+def may(state: State, event: Event) -> bool:
+    try:
+        after(state, event)
+    except ForbiddenError:
+        return False
+    return True
 
 
-class Gate(NamedTuple):
-    """A condition of the cutover. message: value, threshold, and what to do when it does not hold."""
-
-    id: str
-    ok: bool
-    message: str
-
-
-class Readings(NamedTuple):
-    """What the gates judge. Seconds; None where nothing was measured yet."""
-
-    snapshot_complete: bool
-    lag: float | None
-    backlog: int
-    verify_age: float | None
-    verify_mismatches: int
-    trash: int
-    fence_possible: str
-    """Empty, or why the fence cannot be raised"""
-    foreign_triggers: tuple[str, ...]
-    verify_unsettled: int = 0
-    capture: str = ""
-    """Empty, or what is wrong with the triggers that journal changes"""
-
-
-class Thresholds(NamedTuple):
-    """Seconds."""
-
-    max_lag: float
-    verify_max_age: float
-
-
-def judge(readings: Readings, limits: Thresholds) -> tuple[Gate, ...]:
-    """All gates, in the order in which they are shown."""
-    return (
-        Gate(
-            "snapshot-complete",
-            readings.snapshot_complete,
-            "the first copy is complete"
-            if readings.snapshot_complete
-            else "the first copy is not complete: let `dome-bridge run` or `sync --once` finish it",
-        ),
-        _lag(readings, limits),
-        _verify(readings, limits),
-        Gate(
-            "capture-current",
-            not readings.capture,
-            readings.capture or "all changes of the catalog are journalled",
-        ),
-        Gate(
-            "trash-empty",
-            readings.trash == 0,
-            f"{readings.trash} rows of t_locationinfo_trash"
-            + ("" if readings.trash == 0 else ": let dCache's cleaner finish, or remove these rows"),
-        ),
-        Gate(
-            "fence-possible",
-            not readings.fence_possible,
-            readings.fence_possible or "the fence can be raised and lifted",
-        ),
-        Gate(
-            "no-foreign-triggers",
-            not readings.foreign_triggers,
-            "no triggers of others on the catalog"
-            if not readings.foreign_triggers
-            else f"triggers of others on the catalog: {', '.join(readings.foreign_triggers)}; drop them",
-        ),
-    )
-
-
-def _lag(readings: Readings, limits: Thresholds) -> Gate:
-    if readings.lag is None:
-        return Gate("lag", False, "no heartbeat was applied yet: is `dome-bridge run` running?")
-    ok = readings.lag <= limits.max_lag
-    remedy = "" if ok else ": wait until the mirror has caught up, or look at `dome-bridge status`"
-    message = f"lag {readings.lag:.1f} s, at most {limits.max_lag:.0f} s; backlog {readings.backlog}"
-    return Gate("lag", ok, message + remedy)
-
-
-def _verify(readings: Readings, limits: Thresholds) -> Gate:
-    if readings.verify_age is None:
-        return Gate("verify-clean", False, "there was no verify yet: run `dome-bridge verify`")
-    ok = (
-        readings.verify_mismatches == 0
-        and readings.verify_unsettled == 0
-        and readings.verify_age <= limits.verify_max_age
-    )
-    remedy = "" if ok else ": run `dome-bridge verify --repair`, then `dome-bridge verify`"
-    message = (
-        f"the last verify left {readings.verify_mismatches} mismatches, could not judge "
-        f"{readings.verify_unsettled}, and ended {readings.verify_age:.0f} s ago, "
-        f"at most {limits.verify_max_age:.0f} s"
-    )
-    return Gate("verify-clean", ok, message + remedy)
+def number(step: Step) -> int:
+    """From 1; 0 for those of the ways back."""
+    return STEPS.index(step) + 1 if step in STEPS else 0

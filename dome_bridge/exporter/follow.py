@@ -95,7 +95,7 @@ class Follower:
         fileids = {row.fileid for row in rows if row.kind.has_fileid}
         if any(not 0 < fileid <= MAX_FILEID for fileid in fileids):
             await self._mirror.note_beyond()
-        batch.applied.add(await self._mirror.apply_ids(fileids, at_commit=partial(_note, batch)))
+        batch.applied.add(await self._mirror.apply_ids(fileids, at_commit=partial(_note, batch, fileids)))
         return batch
 
     async def _copy_small_tables(self, kinds: Iterable[JournalKind], batch: Batch) -> None:
@@ -142,6 +142,7 @@ def _summary(rows: Iterable[JournalRow]) -> Batch:
     return batch
 
 
-async def _note(batch: Batch, conn: asyncpg.Connection) -> None:
+async def _note(batch: Batch, fileids: Iterable[int], conn: asyncpg.Connection) -> None:
     marker = batch.markers[-1] if batch.markers else None
     await state.note_applied(conn, batch.changes, batch.heartbeat_at, marker)
+    await state.note_changed(conn, [fileid for fileid in fileids if 0 < fileid <= MAX_FILEID])

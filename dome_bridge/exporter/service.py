@@ -33,6 +33,7 @@ from dome_bridge.exporter.small_tables import (
     moved_servers,
 )
 from dome_bridge.exporter.snapshot import ENTRIES, Snapshot, SnapshotReport
+from dome_bridge.exporter.spaces import choose_model, settle_model
 from dome_bridge.exporter.verify import Verifier, VerifyReport
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ async def copy_if_needed(
             await copy_small_tables(session.source, session.layout, session.conn, ALL_SMALL_TABLES)
             # Nothing is placed yet that would have to be placed anew.
             await forget_moved(session.conn, await moved_servers(session.conn))
+            await choose_model(session)
 
     def advanced(step: str, entries: int, expected: int) -> None:
         if step == ENTRIES:
@@ -169,6 +171,7 @@ async def sync_once(config: Config, *, advance: Advance) -> Synced:
         synced.snapshot = await copy_if_needed(session, observer=Unobserved(), advance=advance)
         async with session.mirror() as mirror:
             await _hand_over_lock(session, mirror)
+            await settle_model(mirror, config)
             synced.journal_applied = await Follower(mirror, batch=config.exporter.batch).drain()
         synced.phase = (await state.progress(session.conn)).phase
         counts = await state.agreement(session.conn, session.site)
@@ -313,6 +316,7 @@ class MirrorService:
             await target.release_applier_lock(session.conn)
             if not await take_applier_lock(mirror.conn, stop=self._stop, sleep=self._pause):
                 return
+            await settle_model(mirror, self._config)
             follower = Follower(mirror, batch=self._config.exporter.batch)
             self._following.set()
             looked = self._clock()

@@ -166,6 +166,7 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
     async with open_databases(config) as databases:
         async with target.told("reading the bridge's state"):
             site = await state.load_site(databases.conn)
+            await state.upgrade(databases.conn)
         state.require_same(
             site,
             layout=databases.chimera,
