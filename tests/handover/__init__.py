@@ -1,0 +1,1 @@
+"""Tests of the hand-over's configuration files and logins."""
