@@ -22,11 +22,13 @@ from dome_bridge.config import Config
 from dome_bridge.exporter import cutover as cutovers
 from dome_bridge.exporter import quarantine_acceptance, rehearsal
 from dome_bridge.exporter import rollback as rollbacks
+from dome_bridge.exporter.artifacts import WRITERS
 from dome_bridge.exporter.cutover import Terms
 from dome_bridge.exporter.cutover_plan import State
 from dome_bridge.exporter.cutover_record import CutoverReport
 from dome_bridge.exporter.cutover_steps import Decide, Options
 from dome_bridge.exporter.gates import Gate
+from dome_bridge.handover.at_cutover import configuration_writer, logins_gate
 
 if TYPE_CHECKING:
     from dome_bridge.cli import Context
@@ -91,12 +93,14 @@ def cutover(
     config = context.config()
     options = Options(
         skip_gates=frozenset(skip_gates),
+        further_gates=(logins_gate(config),),
         max_fence_seconds=max_fence,
         upload_wait_seconds=wait_uploads,
         max_uploads=max_uploads,
         abandoned_seconds=3600.0 * config.api.abandoned_upload_hours,
         postpone_file=postpone_file,
         artifacts=artifacts,
+        writers=(*WRITERS, configuration_writer(config)),
     )
     terms = Terms(options, decide=_decide(yes), say=_say)
     work = (
@@ -193,6 +197,7 @@ def rehearse(context: Context, skip_gates: tuple[str, ...], max_fence: float | N
     config = context.config()
     options = Options(
         skip_gates=frozenset(skip_gates),
+        further_gates=(logins_gate(config),),
         max_fence_seconds=max_fence,
         max_uploads=max_uploads,
         abandoned_seconds=3600.0 * config.api.abandoned_upload_hours,

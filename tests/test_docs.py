@@ -20,8 +20,8 @@ from dome_bridge.chimera.state import Phase
 from dome_bridge.cli import cli
 from dome_bridge.config_sections import REPEATED
 from dome_bridge.dome_api import reference as dome_reference
-from dome_bridge.exporter import check, cutover_plan
-from dome_bridge.exporter.cutover_plan import Readings, State, Thresholds
+from dome_bridge.exporter import check, cutover_plan, gates
+from dome_bridge.exporter.cutover_plan import State
 from dome_bridge.metrics import described
 from sandbox import cli_reference
 
@@ -52,6 +52,10 @@ def commands() -> list[str]:
 
 
 def options(command: click.Command) -> Iterator[str]:
+    """With those of the commands of a group."""
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            yield from options(below)
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             yield from parameter.opts
@@ -120,14 +124,9 @@ def test_every_phase_is_explained(phase: Phase) -> None:
     assert f"`{phase.value}`" in page("reference/http-api.md")
 
 
-def gates() -> tuple[cutover_plan.Gate, ...]:
-    nothing = Readings(False, None, 0, None, 0, 0, "", ())
-    return cutover_plan.judge(nothing, Thresholds(1.0, 1.0))
-
-
 def test_every_gate_of_the_cutover_is_explained() -> None:
     named = re.findall(r"^\| `([a-z-]+)` \|", page("howto/cutover.md"), re.M)
-    assert named == [gate.id for gate in gates()]
+    assert named == [*gates.GATES, *gates.FURTHER]
 
 
 def test_every_state_and_step_of_the_cutover_is_explained() -> None:

@@ -241,7 +241,9 @@ async def cut_over(config: Config, *, confirm: Confirm, terms: Terms = DEFAULT_T
 
 def _refuse_unknown(options: Options) -> None:
     if names := gates.unknown(options.skip_gates):
-        raise ConfigError(f"--skip-gate: there is no gate {names[0]}; the gates are {', '.join(gates.GATES)}")
+        raise ConfigError(
+            f"--skip-gate: there is no gate {names[0]}; the gates are {', '.join((*gates.GATES, *gates.FURTHER))}"
+        )
 
 
 async def _judge_again(cutover: Cutover, confirm: Confirm, terms: Terms) -> None:
@@ -268,6 +270,7 @@ async def _pass_gates(cutover: Cutover, confirm: Confirm, terms: Terms) -> tuple
         skip=terms.options.skip_gates,
         abandoned_seconds=terms.options.abandoned_seconds,
     )
+    judged = await gates.with_further(judged, terms.options.further_gates, skip=terms.options.skip_gates)
     if refused := gates.refused(judged):
         raise CutoverError(f"the cutover was not begun: {gates.reasons(refused)}")
     if not await confirm(judged):

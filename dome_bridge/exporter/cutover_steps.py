@@ -21,9 +21,11 @@ from dome_bridge.dpm import read
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import CutoverError
 from dome_bridge.exporter import artifacts, capture, fence, gate_readings
+from dome_bridge.exporter.artifacts import WRITERS, Writer
 from dome_bridge.exporter.cutover_plan import Step
 from dome_bridge.exporter.cutover_record import Record
 from dome_bridge.exporter.follow import Follower
+from dome_bridge.exporter.gates import FurtherGate
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.mirror import Mirror
 from dome_bridge.exporter.session import Session
@@ -71,7 +73,8 @@ class Options:
     """What the administrator may choose. None: as configured, or as usual.
 
     upload_wait_seconds: for uploads that were granted before the fence. postpone_file: while it is
-    there, the commit is not decided. artifacts: the directory for the report.
+    there, the commit is not decided. artifacts: the directory for the report. writers, further_gates:
+    what other rooms add.
     """
 
     skip_gates: frozenset[str] = frozenset()
@@ -81,6 +84,8 @@ class Options:
     abandoned_seconds: float = 86400.0
     postpone_file: Path | None = None
     artifacts: Path | None = None
+    writers: tuple[Writer, ...] = WRITERS
+    further_gates: tuple[FurtherGate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -337,7 +342,7 @@ class Steps:
     async def write_artifacts(self) -> tuple[list[str], Path]:
         directory = artifacts.prepare(self.artifacts_directory())
         context = artifacts.Context(self._conn, self._session.site, self._record.id, directory)
-        return await artifacts.write(context, artifacts.WRITERS), directory
+        return await artifacts.write(context, self._options.writers), directory
 
     async def _decide(self) -> Outcome:
         waiting = Waiting(self._say, self._clock)

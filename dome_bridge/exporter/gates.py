@@ -6,7 +6,7 @@ One that does not hold refuses the cutover by name; `--skip-gate` lets it pass, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +30,11 @@ GATES: Mapping[str, str] = MappingProxyType(
         "other-writers": "no other account is connected to DPM's database",
     }
 )
+
+FURTHER: Mapping[str, str] = MappingProxyType(
+    {"logins": "whoever has files gets one user name, one uid and one primary gid in dCache"}
+)
+"""Those of other rooms, which a command adds."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,18 @@ class Readings:
     """When fence and rollback were proven, if not just now"""
 
 
+FurtherGate = Callable[[], Awaitable[Gate]]
+"""A gate of another room, which reads what it needs by itself."""
+
+
+async def with_further(
+    judged: Iterable[Gate], further: Iterable[FurtherGate], *, skip: Collection[str] = ()
+) -> tuple[Gate, ...]:
+    """One that is skipped is judged all the same, so that the record says what was let pass."""
+    added = [await gate() for gate in further]
+    return (*judged, *(replace(gate, skipped=True) if gate.id in skip else gate for gate in added))
+
+
 def judge(readings: Readings, limits: Limits, *, skip: Collection[str] = ()) -> tuple[Gate, ...]:
     """All gates, in the order of `GATES`."""
     judged = (_JUDGES[name](readings, limits) for name in GATES)
@@ -131,7 +148,7 @@ def reasons(gates: Iterable[Gate]) -> str:
 
 def unknown(names: Iterable[str]) -> list[str]:
     """Those that are no gate's."""
-    return sorted(set(names) - set(GATES))
+    return sorted(set(names) - set(GATES) - set(FURTHER))
 
 
 def _snapshot(readings: Readings, limits: Limits) -> Gate:

@@ -128,6 +128,8 @@ class _Rehearsing:
             skip=self._terms.options.skip_gates,
             abandoned_seconds=self._terms.options.abandoned_seconds,
         )
+        options = self._terms.options
+        judged = await gates.with_further(judged, options.further_gates, skip=options.skip_gates)
         noted = json.dumps([gate.as_json() for gate in judged])
         await self._conn.execute(_SQL["note_rehearsal"], noted, costs.as_json(), predicted)
         return Rehearsal(judged, self._measured, predicted, self._differences)
