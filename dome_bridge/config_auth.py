@@ -230,7 +230,11 @@ class AuthConfig:
     )
     host_auth: tuple[str, ...] = field(
         default=(),
-        metadata=described(HOST_SUBJECTS, "subjects that the scope `host.auth` lets read space figures"),
+        metadata=described(
+            HOST_SUBJECTS,
+            "subjects that the scope `host.auth` lets read space figures; with `<issuer>:` before it, only"
+            " with tokens of the issuer of that name",
+        ),
     )
     jwks_cache_dir: Path | None = field(
         default=Path("/var/lib/dome-bridge/jwks"),

@@ -200,10 +200,12 @@ def _subject(value: object) -> str:
 
 
 def _host_subject(value: object) -> str:
-    prefix, colon, host = any_text(value).partition(":")
-    if prefix != "host" or not colon:
-        raise ValueError("a host's sub is written host:<name>")
-    return f"host:{host_name(host)}"
+    """With the issuer before it, if one is named."""
+    issuer, mark, host = any_text(value).rpartition("host:")
+    if not mark or (issuer and not issuer.endswith(":")):
+        raise ValueError("a host's sub is written host:<name>, or <issuer>:host:<name>")
+    prefix = f"{_issuer_name(issuer[:-1])}:" if issuer else ""
+    return f"{prefix}host:{host_name(host)}"
 
 
 def _table(label: str, left: Callable[[object], str], right: Callable[[object], str]) -> Kind:

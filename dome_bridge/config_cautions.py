@@ -17,6 +17,11 @@ def cautions(api: ApiConfig, auth: AuthConfig) -> Iterator[str]:
                 f"{listener.protocol} on {listener.place} takes plain HTTP: its signature leaves out the body"
                 " and the user that is named, and holds for ten minutes; let the other servers use TLS"
             )
+    if auth.user_key == "dn+ca" and auth.authorize_dn:
+        yield (
+            "the DNs of auth.authorize_dn count whichever CA has issued them, though user_key is dn+ca: see"
+            " that the signing policies let one CA only issue each"
+        )
     for issuer in auth.issuers:
         yield from _of_issuer(issuer, auth)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
@@ -19,6 +20,7 @@ from dome_bridge.auth import audit
 from dome_bridge.auth.audit import (
     CUT,
     FIELDS,
+    LONGEST_VALUE,
     MAX_VALUE_BYTES,
     AuditLine,
     CredentialFilter,
@@ -363,6 +365,52 @@ async def test_a4_errors_of_aiohttp_about_headers_are_logged_without_them(printe
     assert "LineTooLong: 400" in text
     assert "RuntimeError" in text
     assert CANARY not in text
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "authorization " * 70_000,
+        "basic " * 160_000,
+        "basic" + " " * 1_000_000,
+        "-----BEGIN " * 90_000,
+        "-----BEGIN " + "A" * 1_000_000,
+        "%41authz" * 120_000,
+        "authz='" * 140_000,
+        "eyJaaaaaaa " * 90_000,
+        ("authorization" + " " * 1000) * 1000,
+        "bearer" + "%20" * 330_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a3_value_of_any_length_costs_no_more_than_a_short_one(hostile: str) -> None:
+    began = time.perf_counter()
+    line = str(AuditLine(0.0, Decision.DENY, path=hostile, dst=hostile, reason=hostile))
+    assert time.perf_counter() - began < 0.15
+    assert len(line) < 3 * 520 + 500
+
+
+@pytest.mark.parametrize(
+    ("before", "secret", "after"),
+    [
+        ("Authorization: Bearer ", CANARY, ""),
+        ("authz=", CANARY, ""),
+        ("", f"eyJhbGciOiJFUzI1NiJ9.{CANARY}.c2lnbmF0dXJl", ""),
+        ("Basic ", "QWxhZGRpbjpvcGVuIHNlc2FtZQ" * 3, ""),
+        ("Negotiate    ", "QWxhZGRpbjpvcGVuIHNlc2FtZQ" * 3, ""),
+        ("-----BEGIN PRIVATE KEY-----\n", "MIIEvQIBADANBgkqhkiG9w0BAQ", "\n-----END PRIVATE KEY-----"),
+    ],
+)
+def test_a4_value_that_is_cut_within_a_credential_shows_nothing_of_it(
+    before: str, secret: str, after: str
+) -> None:
+    """What stands before is cut out too, so that the place of the cut comes into view."""
+    filler = " ".join(["eyJ" + "x" * 97] * (LONGEST_VALUE // 101))
+    pieces = [secret[start : start + 6] for start in range(len(secret) - 6)]
+    for shift in range(1, 240, 7):
+        text = f"{filler[: LONGEST_VALUE - shift]} {before}{secret}{after}{' ' * 100}"
+        line = str(AuditLine(0.0, Decision.DENY, path=text))
+        assert not [piece for piece in pieces if piece in line]
 
 
 def test_logger_is_the_one_that_sites_configure() -> None:

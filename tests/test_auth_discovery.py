@@ -209,6 +209,12 @@ def test_d3_metadata_that_cannot_be_read_are_refused(document: bytes) -> None:
         "::ffff:10.0.0.1",
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
+        "64:ff9b:1::7f00:1",
+        "fec0::1",
+        "feff::1",
+        "3fff::1",
+        "3fff:fff::1",
+        "5f00::1",
     ],
 )
 def test_d4_inner_addresses_are_not_public(address: str) -> None:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from dome_bridge.auth.principal import Transport
 from dome_bridge.config import TlsConfig
 from dome_bridge.dome_api import server_tls
+from dome_bridge.dome_api.http_server import ListenLimits
 from dome_bridge.dome_api.server_tls import client_chain, load_server_tls
 from dome_bridge.errors import ConfigError
 from sandbox.pki import Authority, expired, rsa_key, trust_directory
@@ -252,6 +253,25 @@ async def test_tls6_handshakes_at_a_time_are_limited_but_not_those_of_known_serv
             writer.transport.abort()
         await eventually(lambda: len(place.hall.failures) == 2)
         assert (await exchange(place.port, site.client())).status == 200
+
+
+async def test_l5_one_source_does_not_get_all_handshakes(site: Site) -> None:
+    async with listening("https", tls=site.tls, handshakes=8) as place:
+        slow = [
+            await asyncio.open_connection(LOCAL, place.port, local_addr=("127.0.0.3", 0)) for _ in range(6)
+        ]
+        for _, writer in slow:
+            writer.write(b"\x16\x03\x01")
+        await eventually(lambda: len(place.hall.refusals) == 4)
+        assert set(place.hall.refusals) == {("127.0.0.3", "L5", "2 handshakes with that source are going on")}
+        assert (await exchange(place.port, site.client())).status == 200
+        for _, writer in slow:
+            writer.transport.abort()
+
+
+def test_l5_a_quarter_of_the_handshakes_is_for_one_source() -> None:
+    assert ListenLimits(handshakes=200).handshakes_of_source == 50
+    assert ListenLimits(handshakes=1).handshakes_of_source == 2
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

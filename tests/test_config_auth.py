@@ -206,7 +206,7 @@ def test_right_settings_are_taken(tmp_path: Path) -> None:
     audience = ["https://head.example.org", "dpm storage"]
     algorithms = ["ES384", "RS256"]
     clock_skew_s = 0
-    host_auth = ["host:monitor.example.org"]
+    host_auth = ["host:monitor.example.org", "atlas:host:other.example.org"]
     jwks_cache_dir = ""
     reload_seconds = 5
     failures_per_second = 1
@@ -237,7 +237,7 @@ def test_right_settings_are_taken(tmp_path: Path) -> None:
         audience=("https://head.example.org", "dpm storage"),
         algorithms=("RS256", "ES256", "ES384"),
         clock_skew_s=0,
-        host_auth=("host:monitor.example.org",),
+        host_auth=("host:monitor.example.org", "atlas:host:other.example.org"),
         jwks_cache_dir=None,
         reload_seconds=5,
         failures_per_second=1,
@@ -308,6 +308,8 @@ def test_t5_what_is_always_admitted_cannot_be_taken_away(names: list[str]) -> No
         ("audience = ['']", "auth.audience: expected array of audiences, got an array"),
         ("audience = [' a']", "auth.audience: expected array of audiences, got an array"),
         ("clock_skew_s = 301", "auth.clock_skew_s: expected whole number from 0 to 300, got 301"),
+        ("host_auth = ['x.host:monitor']", "auth.host_auth: expected array of host:<name>, got an array"),
+        ("host_auth = ['X:host:monitor']", "auth.host_auth: expected array of host:<name>, got an array"),
         ("host_auth = ['monitor']", "auth.host_auth: expected array of host:<name>, got an array"),
         ("reload_seconds = 0", "auth.reload_seconds: expected seconds, above 0, at most 3600, got 0"),
         ("failures_burst = 0", "auth.failures_burst: expected whole number from 1 to 1000000, got 0"),
@@ -564,6 +566,15 @@ def test_issuer_of_domehead_conf_that_cannot_be_used_is_named(
 
 def said(loaded: Config) -> list[str]:
     return list(cautions(loaded.api, loaded.auth))
+
+
+def test_x6_administrators_of_any_ca_are_pointed_out_where_users_are_told_apart_by_theirs(
+    tmp_path: Path,
+) -> None:
+    both = f"{ENABLED}auth.user_key = 'dn+ca'\nauth.authorize_dn = ['/CN=Ada']"
+    (caution,) = said(load_text(tmp_path, both))
+    assert "auth.authorize_dn" in caution
+    assert said(load_text(tmp_path, f"{ENABLED}auth.user_key = 'dn+ca'")) == []
 
 
 def test_sound_settings_are_not_commented_on(tmp_path: Path, served: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,39 @@ async def test_database_out_of_reach_is_no_list_of_servers(golden: DpmSite, reso
         with pytest.raises(SourceError):
             await hosts.names()
         await pool.close()
+
+
+async def test_n1_names_stay_while_the_database_is_away(
+    golden: DpmSite, resolver: Resolver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FaultyProxy(golden.host, golden.port) as proxy:
+        config = dpm_config(golden)
+        pool = ConnectionPool(replace(config, port=proxy.port, unix_socket=""), 1)
+        hosts = DiskHosts(pool, own=[], networks=lambda: (), lookup=resolver, clock=clock)
+        known = await hosts.names()
+        await proxy.stop()
+        for _ in range(3):
+            clock.now += 1.1
+            assert await hosts.names() == known == {"disk1.test", "disk2.test"}
+        assert caplog.text.count("disk servers cannot be read") == 1
+        await pool.close()
+
+
+async def test_names_are_read_once_for_all_who_ask_at_once(
+    hosts: DiskHosts, pool: ConnectionPool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[object] = []
+    read = pool.read
+
+    async def counted(work: Any) -> Any:
+        reads.append(work)
+        return await read(work)
+
+    monkeypatch.setattr(pool, "read", counted)
+    for expected in (1, 2):
+        await asyncio.gather(*(hosts.names() for _ in range(50)))
+        assert len(reads) == expected
+        clock.now += 1.1
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ DIRECT_USERS = "Users are served by DPM's permissions; the original refused whoe
 OF_NO_VO = "A peer makes no groups of VOs that this site does not serve; the original made any."
 OWNS_NOTHING = "Who only reads gets no number; the original gave one to whoever was named."
 GROUPS_OF_NOBODY = "Groups without a user are refused; the original took them for root's."
+NO_CONTROL = "A NUL or control character in a path is refused; the original cut the path there."
 NO_VERB = "Other verbs than GET, POST and HEAD are refused; the original wrote nothing at all."
 
 
@@ -192,6 +193,7 @@ DEVIATIONS = (
     Deviation("head-21-protocol", (19,), BY_HTTPD, recorded_answer("head-21-protocol", 1)),
     Deviation("head-21-protocol", (24, 25, 26, 27, 30), NO_VERB, Expected(405)),
     Deviation("head-21-protocol", (28, 29), f"{NO_VERB} These are not even known to HTTP.", Expected(405)),
+    Deviation("head-21-protocol", (56,), NO_CONTROL, Expected(400)),
     Deviation("head-21-protocol", (62, 63, 64), WHOLE_BODY, recorded_answer("head-21-protocol", 60)),
     Deviation("head-21-protocol", (65,), WHOLE_BODY, Expected(200, {"comment": "x" * 5000})),
 )

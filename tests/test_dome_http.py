@@ -386,7 +386,11 @@ async def test_rubbish_is_answered_in_one_line_and_the_connection_closed(
     assert answer.framing_faults() == []
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    # A line of the audit log, and nothing else.
+    assert [record.name for record in warnings] == [audit_log.name]
+    assert 'peer="127.0.0.1"' in warnings[0].getMessage()
+    assert 'decision="deny" rule="L1"' in warnings[0].getMessage()
 
 
 async def test_every_answer_is_observed_under_a_known_name(client: HttpConnection, seen: Seen) -> None:
@@ -409,7 +413,7 @@ async def test_audit_log_has_one_line_a_request_whatever_the_client_sends(
     assert line.isprintable()
     assert 'peer="192.0.2.7" cmd="dome_getstatinfo" path="/a\\x0AINFO client=\\"/CN=root\\"' in line
     assert f'auth="frontend-for-user" user="{USER}"' in line
-    assert f'chan="{FRONTEND}" role="head" decision="allow" rule="N6" status="404" ms=' in line
+    assert f'chan="{FRONTEND}" role="head" decision="deny" rule="S7" status="400" ms=' in line
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ async def test_root_is_number_0_whatever_its_row_says(place: Place) -> None:
 async def test_known_user_has_the_groups_in_the_order_they_came(place: Place) -> None:
     subject = await place.people.subject(user(ALICE, "atlas", "dteam", "atlas"))
     assert subject == Subject(101, (102, 101), ALICE)
-    assert subject.primary_gid == 102
+    assert subject.gids[0] == 102
 
 
 async def test_known_user_without_groups_has_none(place: Place) -> None:

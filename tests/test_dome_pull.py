@@ -340,7 +340,6 @@ async def test_what_the_program_does_not_know_is_not_there(
     "lfn",
     [
         "/dpm/test/home/dteam/none",
-        f"{VOLATILE}/../vol/none",
         f"{VOLATILE}/none/none",
         f"{VOLATILE}x",
         "vol/none",

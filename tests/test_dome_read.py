@@ -176,7 +176,7 @@ async def test_json_is_byte_for_byte_that_of_the_original(reader: Reader, name: 
         ({"lfn": f"{DTEAM}/bob_private/secret"}, ALICE, 403, f"Need READ access on '{DTEAM}/bob_private'"),
         ({"lfn": f"{DTEAM}/bob_private/secret/x"}, ALICE, 403, "Permission denied on lfn: "),
         ({"rfn": "disk1.test:/nope"}, ROOT, 404, "File not found on rfn: 'disk1.test:/nope'"),
-        ({"rfn": "nocolon"}, ROOT, 404, "File not found on rfn: 'nocolon:nocolon'"),
+        ({"rfn": "nocolon"}, ROOT, 404, "File not found on rfn: 'nocolon'"),
         ({"rfn": f"{DISK1}/secret.1.1"}, ALICE, 403, "Permission denied on rfn: "),
     ],
 )

@@ -198,7 +198,7 @@ class Authenticator:
         return None
 
     async def _may_be_peer(self, standards: Standards, presented: Presented, contact: Contact) -> bool:
-        """Whether one of the site's own servers may have sent this, which may share an address with who fails.
+        """Whether one of the site's own servers may have sent this: it may share an address with who fails.
 
         By names alone: no signature is looked at for it.
         """
@@ -221,7 +221,7 @@ class Authenticator:
         await self._take_channel(standards, presented, contact, evidence, trace)
         # Who shows nothing is nobody's server, whichever there are.
         peers = await self._peers(standards) if evidence.channel.dn else Peers()
-        role, kind = evidence.role, evidence.kind = peers.standing(evidence.channel)
+        role, kind = peers.standing(evidence.channel)
         trace("N1", "the connection shows %s: role %s", evidence.channel.dn or "nobody", role)
         if contact.transport is not Transport.PLAIN:
             with _blaming(evidence, Method.TOKEN):
@@ -231,6 +231,7 @@ class Authenticator:
         if evidence.token is not None:
             with _blaming(evidence, Method.TOKEN):
                 return _of_token(evidence.token, role, evidence)
+        evidence.role, evidence.kind = role, kind
         self._require_peer_on_plain(contact, role, evidence)
         with _blaming(evidence, Method.ASSERTED):
             return _of_channel(standards, role, kind, evidence)

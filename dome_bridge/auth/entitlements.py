@@ -31,7 +31,7 @@ def entitled(
     hosts: Collection[str] = (),
     trace: Trace = untold,
 ) -> ValidToken:
-    """hosts: subjects to whom the scope `host.auth` is of use, some with the name of their issuer before them.
+    """hosts: subjects to whom the scope `host.auth` is of use, some with their issuer's name before them.
 
     Raises AuthError 401 for scopes or groups.
     """

@@ -29,10 +29,8 @@ Lookup = Callable[[str, int], Awaitable[list[str]]]
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?([0-9]{1,9})\"?\s*(?:,|$)", re.ASCII | re.IGNORECASE)
 _UNCACHED = re.compile(r"(?:^|[\s,])no-(?:store|cache)\s*(?:[,=]|$)", re.ASCII | re.IGNORECASE)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Not of the Internet, though not every Python knows it: local NAT64, examples, segment routing, the site's own.
-_INNER = tuple(
-    map(ipaddress.IPv6Network, ("64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"))
-)  # fmt: skip
+# Which not every Python knows: local NAT64, examples, segment routing, addresses of a site.
+_INNER = tuple(map(ipaddress.IPv6Network, ("64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10")))
 
 
 @dataclass(frozen=True, slots=True)

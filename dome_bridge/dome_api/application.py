@@ -66,6 +66,8 @@ ALLOWED_BY: Mapping[Kind, str] = {
 }
 """What lets each kind of principal in, for the log."""
 
+_RULES_OF_BODIES = {413: "L2", 408: "L7"}
+
 _PATH_KEYS = ("lfn", "path", "oldpath", "link", "rfn", "pfn", "username", "groupname", "poolname")
 
 
@@ -110,6 +112,7 @@ class _Case:
         """DPM's own permissions refuse, too, and so does a request that could be read in two ways."""
         if exc.status == 403 or self.principal is ANONYMOUS:
             self.decision, self.reason = Decision.DENY, exc.text
+            self.rule = self.rule or _RULES_OF_BODIES.get(exc.status, "")
         if isinstance(exc, IdentityError):
             self.rule = "U4"
 

@@ -38,7 +38,8 @@ Int32 = Annotated[
 async def getidmap(call: Call, username: Text, groupnames: Texts) -> Answer:
     """The numbers of a user and of groups given as FQANs; creates those that there are not yet.
 
-    For a front-end groups of VOs that the site does not serve are left out. Without groups it tells those that the grid-mapfile has for the user.
+    For a front-end groups of VOs that the site does not serve are left out. Without groups it tells those
+    that the grid-mapfile has for the user.
     """
     try:
         may_make_any = call.request.principal.role is Role.HEAD

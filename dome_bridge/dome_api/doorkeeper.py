@@ -32,29 +32,13 @@ from dome_bridge.auth.tokens import TokenVerifier
 from dome_bridge.auth.trust import Trust, load_trust
 from dome_bridge.config import AuthConfig, Config, TlsConfig, load
 from dome_bridge.dome_api.disk_hosts import DiskHosts
+from dome_bridge.dome_api.late_settings import late_keys
 from dome_bridge.dome_api.server_tls import ServerTls, load_server_tls
 from dome_bridge.dpm.pool import ConnectionPool
 
 logger = logging.getLogger(__name__)
 
 TLS_PROTOCOLS = ("https", "mixed")
-
-NEEDS_RESTART = (
-    "gridmap_file",
-    "ban_file",
-    "xrdhttp_secret_file",
-    "xrdhttp_old_secret_file",
-    "reload_seconds",
-    "failures_per_second",
-    "failures_burst",
-    "connections_per_source",
-    "handshakes",
-    "handshake_seconds",
-    "first_byte_seconds",
-    "header_seconds",
-    "body_seconds",
-)
-"""Of [auth]: what is made use of where something is opened."""
 
 
 class AuthObserver(ReloadObserver, Protocol):
@@ -93,6 +77,7 @@ class Doorkeeper:
         self._standards: Standards | None = None
         self._tokens = TokenVerifier(config.auth, keeps_on_disk=keeps_on_disk)
         self._changing: asyncio.Task[None] | None = None
+        self._first_read: Config | None = None
         self.disks = DiskHosts(database, own=self._hosts, networks=lambda: self._auth.plain_http_networks)
         self._throttle = Throttle(
             per_second=config.auth.failures_per_second, burst=config.auth.failures_burst
@@ -215,8 +200,8 @@ class Doorkeeper:
             observer=self._observer,
         )
 
-    def _watched_settings(self) -> Watched[AuthConfig] | None:
-        """Of the tables [auth] and [[auth.issuer]]; the others need a restart."""
+    def _watched_settings(self) -> Watched[Config] | None:
+        """Of the tables [auth] and [[auth.issuer]]; what else changes needs a restart, and the log has it."""
         config = self._config
         if config.path is None:
             return None
@@ -224,19 +209,24 @@ class Doorkeeper:
         files = [config.path, config.dpm.domehead_conf, *secrets]
         return Watched(
             "settings",
-            lambda _: load(config.path, os.environ).auth,
+            lambda _: load(config.path, os.environ),
             [file for file in files if file is not None],
-            count=lambda auth: {
-                "issuers": len(auth.issuers),
-                "administrators": len(auth.authorize_dn),
-                "frontends": len(auth.frontends),
+            count=lambda read: {
+                "issuers": len(read.auth.issuers),
+                "administrators": len(read.auth.authorize_dn),
+                "frontends": len(read.auth.frontends),
             },
             accepted=self._settings_accepted,
             observer=self._observer,
         )
 
-    def _settings_accepted(self, auth: AuthConfig) -> None:
+    def _settings_accepted(self, read: Config) -> None:
         """Takes them in the background; until that is done, those before stay in force."""
+        if self._first_read is None:
+            self._first_read = read
+        if late := ",".join(late_keys(self._first_read, read)):
+            logger.warning("settings have changed that count only after a restart keys=%s", late)
+        auth = read.auth
         self._changing = asyncio.get_running_loop().create_task(self._take_settings(auth, self._changing))
 
     async def _take_settings(self, auth: AuthConfig, before: asyncio.Task[None] | None) -> None:
@@ -252,9 +242,6 @@ class Doorkeeper:
             )
             self._observer.reload_ended("settings", failed=True)
             return
-        late = [name for name in NEEDS_RESTART if getattr(auth, name) != getattr(self._auth, name)]
-        if late:
-            logger.warning("settings that count only after a restart have changed keys=%s", ",".join(late))
         self._auth = auth
         self._renew()
 

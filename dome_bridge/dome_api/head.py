@@ -127,7 +127,7 @@ class Call:
         return await self.head.people.subject(self.request.user, is_reading=is_reading)
 
     async def enrolled(self, parent: Entry) -> Subject:
-        """The same with a number for the user and for each group, for whoever is to own something in `parent`.
+        """The same with a number for the user and for each group, for who is to own something in `parent`.
 
         Belongs after the check that he may make it. Raises ApiError 403 for who cannot be given one.
         """

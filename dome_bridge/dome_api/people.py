@@ -156,7 +156,8 @@ class People:
             found = await self._as_far_as_known(user)
         if found.user.banned:
             raise IdentityError(f"user {shown(found.user.name)} is banned ({found.user.banned})")
-        gids = tuple(group.id for group in found.groups if group.id and not group.banned)
+        is_root = found.user.name == ROOT_NAME
+        gids = tuple(group.id for group in found.groups if not group.banned and (group.id or is_root))
         return Subject(found.user.id, gids, found.user.name)
 
     async def known(self, users: Iterable[Key], groups: Iterable[str]) -> Mapping[Key, Person]:
