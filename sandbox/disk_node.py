@@ -63,6 +63,7 @@ class _Ending(Enum):
 @dataclass(frozen=True)
 class _Fault:
     seconds: float = 0.0
+    until: asyncio.Event | None = None
     refusal: Answer | None = None
     executes: bool = True
     ending: _Ending = _Ending.ANSWER
@@ -226,6 +227,10 @@ class DiskNode:
         """Do and answer everything, later."""
         self._set_fault(_Fault(seconds=seconds))
 
+    def wait_for(self, event: asyncio.Event) -> None:
+        """Do and answer everything, but not before the event."""
+        self._set_fault(_Fault(until=event))
+
     def refuse(self, status: int, text: str) -> None:
         """Do nothing and say so."""
         self._set_fault(_Fault(refusal=Answer.text(text, status)))
@@ -298,6 +303,8 @@ class DiskNode:
             return _closed(request)
         self.calls.append(call)
         await asyncio.sleep(fault.seconds)
+        if fault.until is not None:
+            await fault.until.wait()
         answer = fault.refusal or Answer.EMPTY
         if fault.executes and fault.refusal is None:
             answer = await self._answer(call, request.raw_path)

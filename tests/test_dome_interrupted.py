@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dome_bridge.config import DiskConfig
 from dome_bridge.dome_api import removal
 from dome_bridge.dome_api.catalog import Replica
 from dome_bridge.dome_api.deletion_mark import MARK, MAX_XATTR_BYTES, Deletion, Mark
@@ -264,6 +265,10 @@ async def test_service_goes_on_after_a_failure(storage: Storage, monkeypatch: py
         await task
 
 
+PATIENT = DiskConfig()
+"""A fence takes its time on a busy machine: no answer may be given up before it stands."""
+
+
 @BOTH
 async def test_fenced_removal_does_nothing(storage: Storage, remove: Removal) -> None:
     [replica] = await storage.make("f", DISK1)
@@ -276,13 +281,15 @@ async def test_fenced_removal_does_nothing(storage: Storage, remove: Removal) ->
 
 @BOTH
 async def test_fence_that_rises_while_the_disk_works_finds_the_mark(
-    storage: Storage, remove: Removal
+    storage: Storage, remove: Removal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage.head.disks, "_disk", PATIENT)
     [replica] = await storage.make("f", DISK1)
-    storage.disks[DISK1].slow(0.3)
+    storage.disks[DISK1].wait_for(fenced := asyncio.Event())
     running = asyncio.create_task(remove(storage, "f", replica))
     await until(lambda: bool(storage.disks[DISK1].calls))
     async with storage.fence():
+        fenced.set()
         assert (await running).status == 503
         assert await marked(storage, replica) is not None
         assert not storage.file(replica.rfn).exists()
@@ -311,13 +318,17 @@ async def test_finisher_does_not_try_all_files_against_the_fence(
     assert await finish_known_deletions(storage.head, older_than=0) == Finished(done=2, left=0)
 
 
-async def test_refusal_under_the_fence_leaves_the_mark(storage: Storage) -> None:
+async def test_refusal_under_the_fence_leaves_the_mark(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.head.disks, "_disk", PATIENT)
     gone, kept = await storage.make("f", DISK1, DISK2)
-    storage.disks[DISK1].slow(0.3)
+    storage.disks[DISK1].wait_for(fenced := asyncio.Event())
     storage.disks[DISK2].refuse(422, "no")
     running = asyncio.create_task(storage.unlink("f"))
     await until(lambda: bool(storage.disks[DISK1].calls))
     async with storage.fence():
+        fenced.set()
         assert (await running).status == 500
         assert await marked(storage, gone) is not None
         assert await marked(storage, kept) is not None
