@@ -19,7 +19,7 @@ from dome_bridge.chimera.state import Site
 from dome_bridge.statements import load
 
 DOCS = Path(__file__).parent.parent / "docs" / "reference" / "quarantine.md"
-FACT_STATEMENTS = {"replicas", "replicas_unplaced", "checksums", "facts"}
+FACT_STATEMENTS = {"replicas", "replicas_unplaced", "replicas_at_fault", "checksums", "facts"}
 REASON_LITERAL = re.compile(r"'([a-z][a-z0-9]*(?:-[a-z0-9]+)+)'")
 
 

@@ -280,6 +280,15 @@ DELETE FROM dome_bridge.quarantine WHERE reason = 'id-out-of-range'
 INSERT INTO dome_bridge.quarantine (fileid, scope, reason, subject, detail, parent, name)
 VALUES ($1::text::numeric, 'entry', 'id-out-of-range', $2, $3, $4, $5)
 
+-- name: note_space_changes
+-- What the space manager's database holds of these files may be out of date, once it holds anything.
+INSERT INTO dome_bridge.space_change AS c (inumber, is_dir)
+SELECT e.inumber, false
+  FROM (SELECT pg_temp.inumber(fileid) FROM scope UNION SELECT inumber FROM gone) e (inumber)
+ WHERE (SELECT is_noting FROM dome_bridge.space_model)
+ ORDER BY e.inumber
+    ON CONFLICT (inumber) DO UPDATE SET seq = excluded.seq
+
 -- name: note_awakened
 -- Entries left out only because of a directory that stands now, or of a name that was given up.
 -- Noted in the transaction that changes that: whoever comes after a kill knows what is still to do.

@@ -70,6 +70,16 @@ SELECT p.fileid, 'has location ' || c.ilocation
    AND NOT (c.itype = 1 AND p.itype = 32768
             AND EXISTS (SELECT FROM projected_location l WHERE l.fileid = p.fileid AND l.pool = c.ilocation))
 
+-- name: pool_links
+SELECT v.fileid, 'lacks link in pool ' || v.pool || ' to ' || v.pfn AS detail FROM wanted_link v
+ WHERE NOT EXISTS (SELECT FROM dome_bridge.link l
+                    WHERE l.fileid = v.fileid AND l.pool = v.pool AND l.pfn = v.pfn AND l.size = v.size
+                      AND l.withdrawn IS NULL)
+UNION ALL
+SELECT s.fileid, 'has link in pool ' || l.pool
+  FROM scope s JOIN dome_bridge.link l ON l.fileid = s.fileid AND l.withdrawn IS NULL
+ WHERE NOT EXISTS (SELECT FROM wanted_link v WHERE v.fileid = l.fileid AND v.pool = l.pool)
+
 -- name: checksums
 SELECT p.fileid, 'lacks checksum ' || c.name AS detail
   FROM projected_entry p JOIN projected_checksum c ON c.fileid = p.fileid AND c.reason IS NULL

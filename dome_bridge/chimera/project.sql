@@ -56,6 +56,15 @@ UPDATE projected_replica p SET pool = f.pool, odd_host = f.odd_host
 -- name: replicas_unplaced
 UPDATE projected_replica SET reason = 'unknown-filesystem' WHERE pool IS NULL AND reason IS NULL
 
+-- name: replicas_at_fault
+-- What a disk node has reported, as long as it contradicts the catalog.
+UPDATE projected_replica p
+   SET reason = CASE WHEN f.size IS NULL THEN 'replica-missing' ELSE 'replica-size' END
+  FROM disk_finding f JOIN stage_entry e ON e.fileid = f.fileid
+ WHERE p.fileid = f.fileid AND p.reason IS NULL
+   AND substr(p.detail, strpos(p.detail, ':') + 1) = f.pfn AND f.size IS DISTINCT FROM e.size
+   AND (SELECT EXISTS (SELECT FROM disk_finding))
+
 -- name: locations
 INSERT INTO projected_location (fileid, pool, rowid)
 SELECT fileid, pool, min(rowid) FROM projected_replica WHERE reason IS NULL GROUP BY fileid, pool

@@ -138,10 +138,22 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             "words.",
             "report it with the detail; renaming or copying the entry may help meanwhile",
         ),
+        "replica-missing": Reason(
+            (FACT,),
+            "The disk server has no such file, as `dpm-pool-link` reported. A file without another replica "
+            "is absent, as nothing of it could be read.",
+            "bring the file system back, or restore the file, and report again; else delete the replica",
+        ),
         "replica-on-non-file": Reason(
             (FACT,),
             "A replica is registered for a directory or a symbolic link. The entry is there without it.",
             "delete the replica in the database; look first whether a file lost it",
+        ),
+        "replica-size": Reason(
+            (FACT,),
+            "The file on the disk server has another size than the catalog says, as `dpm-pool-link` "
+            "reported. dCache would call it broken and not serve it.",
+            "compare checksums: correct the size in the catalog, or delete the replica",
         ),
         "replica-status": Reason(
             (FACT,),

@@ -121,6 +121,8 @@ CREATE TEMP TABLE present_dir (fileid bigint PRIMARY KEY) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE gone (inumber bigint PRIMARY KEY, is_dir boolean, in_scope boolean) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE name_change (iparent bigint, ichild bigint, is_dir boolean, change integer)
     ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE token_dir (inumber bigint PRIMARY KEY, s_token bytea, name text, vo text)
+    ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE wanted_origin (inumber bigint, tag text, value text, PRIMARY KEY (inumber, tag))
     ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE retag (inumber bigint PRIMARY KEY) ON COMMIT DELETE ROWS;
@@ -137,7 +139,16 @@ CREATE TEMP VIEW known_dir AS
 SELECT inumber FROM t_inodes
  WHERE itype = 16384 AND ipnfsid = pg_temp.pnfsid(pg_temp.fileid(inumber));
 
+CREATE TEMP VIEW wanted_link AS
+SELECT l.fileid, k.id AS pool, substr(r.detail, strpos(r.detail, ':') + 1) AS pfn, p.size
+  FROM projected_location l
+  JOIN projected_entry p ON p.fileid = l.fileid AND p.reason IS NULL AND p.itype = 32768
+  JOIN projected_replica r ON r.rowid = l.rowid AND r.fileid = l.fileid
+  JOIN dome_bridge.link_pool k ON k.pool = l.pool;
+CREATE TEMP VIEW disk_finding AS SELECT fileid, pfn, size FROM dome_bridge.disk_finding;
+
 -- name: check_tables
+CREATE TEMP TABLE disk_finding (fileid bigint, pfn text, size bigint);
 CREATE TEMP TABLE pool_map (
     server bytea, fs bytea, poolname bytea, pool text, server_key text, prefix text, sole boolean
 );

@@ -105,7 +105,10 @@ class Mirror:
         """Told after each transaction: sign of life while much is applied at once."""
         self._conn = projection.conn
         site = projection.site
-        self._apply = stage.fill("dome_bridge.chimera", "apply.sql", site, inumber_sequence=sequence)
+        self._apply = {
+            **stage.fill("dome_bridge.chimera", "apply.sql", site, inumber_sequence=sequence),
+            **stage.fill("dome_bridge.chimera", "links.sql", site),
+        }
         self._tags = stage.fill("dome_bridge.chimera", "tags.sql", site)
 
     @classmethod
@@ -293,7 +296,8 @@ class Mirror:
         result = Applied()
         await self._run(result, ["insert_inodes", "insert_names"])
         if not directories:
-            await self._run(result, ["insert_locations", "insert_checksums", "upsert_targets"])
+            await self._run(result, ["insert_locations", "upsert_links"])
+            await self._run(result, ["insert_checksums", "upsert_targets"])
             await self._run(result, ["report_directories", "note_odd_hosts"])
         await self._run(result, ["upsert_acls", "report_quarantine", "note_claims"])
         if directories or self._projection.site.links_count_files:
@@ -317,6 +321,7 @@ class Mirror:
         result.count("t_inodes", "update", inodes["updated"])
         await self._run(result, ["update_root", "link_names", "link_counts"])
         await self._run(result, ["delete_locations", "upsert_locations"])
+        await self._run(result, ["withdraw_links", "withdraw_links_below", "upsert_links", "forget_findings"])
         await self._run(result, ["delete_checksums", "upsert_checksums"])
         await self._run(result, ["delete_targets", "upsert_targets", "delete_acls", "upsert_acls"])
         await self._retag_if_needed(result, mend=mend)
@@ -367,7 +372,9 @@ class Mirror:
         return result
 
     async def _retag(self, result: Applied) -> None:
-        for name in ("wanted_origins", "origin_changes", "change_origin_values"):
+        for name in ("token_dirs", "allot_reservations", "wanted_origins"):
+            await self._conn.execute(self._tags[name])
+        for name in ("origin_changes", "note_space_values", "change_origin_values"):
             await self._conn.execute(self._tags[name])
         dropped = [row["itagid"] for row in await self._conn.fetch(self._tags["drop_origins"])]
         for name in (
@@ -383,7 +390,7 @@ class Mirror:
         for name in ("delete_tags", "delete_gone_tags", "upsert_tags"):
             self._note(result, name, await self._conn.execute(self._tags[name]))
             self.told()
-        for name in ("uses_after", "note_uses"):
+        for name in ("note_space_directories", "uses_after", "note_uses"):
             await self._conn.execute(self._tags[name])
         await self._conn.execute(self._tags["drop_contents"], dropped)
 
@@ -393,6 +400,7 @@ class Mirror:
         if highest is not None:
             ahead = highest + SEQUENCE_HEADROOM
             await self._conn.fetchval(self._apply["advance_sequences"], ahead, ahead - SEQUENCE_HEADROOM // 2)
+        await self._conn.execute(self._apply["note_space_changes"])
         if may_awaken:
             await self._conn.execute(self._apply["note_awakened"])
 

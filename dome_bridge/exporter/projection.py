@@ -90,6 +90,7 @@ class Projection:
             "replicas",
             "replicas_by_sfn",
             "replicas_unplaced",
+            "replicas_at_fault",
             "locations",
             "entries",
             "checksums",
