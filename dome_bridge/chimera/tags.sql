@@ -6,26 +6,40 @@ directory of each quotatoken.
 OFFSET 0 keeps the look-up of a directory's names by index: how many rows a recursion will have,
 the planner can only guess, and a wrong guess would read all of t_dirs at each level.
 
--- name: wanted_origins
-INSERT INTO wanted_origin (inumber, tag, value)
+-- name: token_dirs
+-- The directory of each quotatoken; of several in one directory the first by its path.
+INSERT INTO token_dir (inumber, s_token, name, vo)
 WITH RECURSIVE token AS (
-    SELECT rtrim(t.path, '/') AS path, string_to_array(trim(BOTH '/' FROM t.path), '/') AS parts,
+    SELECT s_token, rtrim(t.path, '/') AS path, string_to_array(trim(BOTH '/' FROM t.path), '/') AS parts,
            coalesce(nullif(regexp_replace(encode(t.u_token, 'escape'), '[^A-Za-z0-9_.-]', '_', 'g'), ''),
                     'default') AS name
-      FROM (SELECT pg_temp.utf8(path) AS path, u_token FROM dome_bridge.dpm_token) t
+      FROM (SELECT s_token, pg_temp.utf8(path) AS path, u_token FROM dome_bridge.dpm_token) t
      WHERE t.path LIKE '/%'
-), walk (path, parts, name, depth, inumber) AS (
-    SELECT path, array_remove(parts, ''), name, 0, {root_inumber}::bigint FROM token
+), walk (s_token, path, parts, name, depth, inumber) AS (
+    SELECT s_token, path, array_remove(parts, ''), name, 0, {root_inumber}::bigint FROM token
     UNION ALL
-    SELECT w.path, w.parts, w.name, w.depth + 1, d.ichild
+    SELECT w.s_token, w.path, w.parts, w.name, w.depth + 1, d.ichild
       FROM walk w JOIN t_dirs d ON d.iparent = w.inumber AND d.iname = w.parts[w.depth + 1]
       JOIN t_inodes n ON n.inumber = d.ichild AND n.itype = 16384
      WHERE w.depth < cardinality(w.parts)
-), token_dir AS (
-    SELECT DISTINCT ON (inumber) inumber, name,
-           CASE WHEN depth >= 4 AND parts[1] = 'dpm' AND parts[3] = 'home' THEN parts[4] ELSE 'dpm' END AS vo
-      FROM walk WHERE depth = cardinality(parts) ORDER BY inumber, path
-), vo_dir AS (
+)
+SELECT DISTINCT ON (inumber) inumber, s_token, name,
+       CASE WHEN depth >= 4 AND parts[1] = 'dpm' AND parts[3] = 'home' THEN parts[4] ELSE 'dpm' END
+  FROM walk WHERE depth = cardinality(parts) ORDER BY inumber, path COLLATE "C", s_token
+ON CONFLICT DO NOTHING
+
+-- name: allot_reservations
+-- Ids for the space manager. A token keeps its own for good: tags and files refer to it.
+INSERT INTO dome_bridge.space_reservation (s_token)
+SELECT d.s_token FROM token_dir d
+ WHERE (SELECT reservations FROM dome_bridge.space_model) AND d.inumber <> {root_inumber}
+   AND EXISTS (SELECT FROM dome_bridge.dpm_token t WHERE t.s_token = d.s_token AND t.poolname <> '')
+   AND NOT EXISTS (SELECT FROM dome_bridge.space_reservation r WHERE r.s_token = d.s_token)
+ ORDER BY d.inumber
+
+-- name: wanted_origins
+INSERT INTO wanted_origin (inumber, tag, value)
+WITH vo_dir AS (
     SELECT d4.ichild AS inumber, d4.iname AS vo
       FROM t_dirs d1
       JOIN t_dirs d2 ON d2.iparent = d1.ichild
@@ -48,6 +62,10 @@ SELECT inumber, tag, value FROM (
     UNION ALL
     SELECT {root_inumber}, t.tag, t.value
       FROM (VALUES ('AccessLatency', 'ONLINE'), ('RetentionPolicy', 'REPLICA')) t (tag, value)
+    UNION ALL
+    SELECT d.inumber, 'WriteToken', r.id::text
+      FROM token_dir d JOIN dome_bridge.space_reservation r ON r.s_token = d.s_token
+     WHERE (SELECT reservations FROM dome_bridge.space_model) AND d.inumber <> {root_inumber}
 ) w
 ON CONFLICT DO NOTHING
 
@@ -60,6 +78,17 @@ UNION
 SELECT inumber FROM dome_bridge.tag_origin o
  WHERE NOT EXISTS (SELECT FROM wanted_origin w WHERE o.inumber = w.inumber AND o.tag = w.tag)
     ON CONFLICT DO NOTHING
+
+-- name: note_space_values
+-- A directory that goes from one token to another keeps its tag; only the content changes.
+INSERT INTO dome_bridge.space_change AS c (inumber, is_dir)
+SELECT t.inumber, true
+  FROM wanted_origin w
+  JOIN dome_bridge.tag_origin o ON o.inumber = w.inumber AND o.tag = w.tag AND o.value <> w.value
+  JOIN t_tags t ON t.itagid = o.itagid
+ WHERE w.tag = 'WriteToken' AND (SELECT is_noting FROM dome_bridge.space_model)
+ ORDER BY t.inumber
+    ON CONFLICT (inumber) DO UPDATE SET is_dir = true, seq = excluded.seq
 
 -- name: change_origin_values
 WITH changed AS (
@@ -180,6 +209,12 @@ INSERT INTO t_tags AS t (inumber, itagid, isorign, itagname)
 SELECT inumber, itagid, isorign, tag FROM wanted_tag
     ON CONFLICT (inumber, itagname) DO UPDATE SET itagid = excluded.itagid, isorign = excluded.isorign
  WHERE (t.itagid, t.isorign) IS DISTINCT FROM (excluded.itagid, excluded.isorign)
+
+-- name: note_space_directories
+-- What the space manager's database holds of the files in these directories may be out of date.
+INSERT INTO dome_bridge.space_change AS c (inumber, is_dir)
+SELECT inumber, true FROM retag WHERE (SELECT is_noting FROM dome_bridge.space_model) ORDER BY inumber
+    ON CONFLICT (inumber) DO UPDATE SET is_dir = true, seq = excluded.seq
 
 -- name: uses_after
 INSERT INTO tag_use (itagid, change)

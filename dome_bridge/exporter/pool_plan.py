@@ -13,6 +13,8 @@ from dome_bridge.config import Config
 from dome_bridge.dpm import small_tables as dpm
 from dome_bridge.dpm.small_tables import FileSystem
 from dome_bridge.dpm.source import Source
+from dome_bridge.exporter import pool_checks
+from dome_bridge.exporter.disk_answers import DiskServers, FileSystemAnswer
 from dome_bridge.exporter.findings import Finding, Severity
 from dome_bridge.exporter.session import Databases, open_databases
 from dome_bridge.exporter.small_tables import dcache_pool
@@ -42,6 +44,7 @@ CHECKS: Mapping[str, str] = {
     "pool-path-unusable": "a file system is no plain absolute path",
     "pool-shared-filesystem": "several DPM pools share a file system",
     "pool-type": "a DPM pool is not made of file systems",
+    **pool_checks.CHECKS,
 }
 
 
@@ -54,7 +57,10 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedPool:
-    """A dCache pool: `path` is its directory on `server`. files and bytes are None when not asked for."""
+    """A dCache pool: `path` is its directory on `server`.
+
+    files and bytes are None when not asked for, size and free without an answer of the disk server.
+    """
 
     name: str
     server: str
@@ -63,6 +69,8 @@ class PlannedPool:
     path: str
     files: int | None = None
     bytes: int | None = None
+    size: int | None = None
+    free: int | None = None
     findings: tuple[Finding, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -87,23 +95,44 @@ class PoolPlan:
         return {"pools": [pool.as_json() for pool in self.pools]}
 
 
-async def plan(config: Config) -> tuple[PlannedPool, ...]:
+async def plan(config: Config, disks: DiskServers | None = None) -> tuple[PlannedPool, ...]:
     """What `dome-bridge pools` shows, contents included; the errors of connecting have exit code 2."""
     async with open_databases(config) as databases:
-        return (await plan_pools(databases)).pools
+        return (await plan_pools(databases, disks=disks)).pools
 
 
-async def plan_pools(databases: Databases, *, usage: bool = True) -> PoolPlan:
+async def plan_pools(
+    databases: Databases, *, usage: bool = True, disks: DiskServers | None = None
+) -> PoolPlan:
     """The pools for what stands in dpm_fs now.
 
     usage: count files and bytes as well, in Chimera once the first copy is complete, before in
-    DPM (some minutes for ten million files, and by columns that may be stale).
+    DPM (some minutes for ten million files, and by columns that may be stale). disks: are asked for
+    what they have; with usage also for a few replicas each.
     """
     filesystems = await dpm.filesystems(databases.source)
     pools = await dpm.pools(databases.source, databases.layout)
     types = {pool.poolname: pool.pooltype or b"" for pool in pools}
     made = make_plan(filesystems, types, databases.config.dcache.pool_dir)
-    return _with_usage(made, await _usage(databases, filesystems)) if usage else made
+    if usage:
+        made = _with_usage(made, await _usage(databases, filesystems))
+    return await _with_answers(made, disks, databases.source if usage else None)
+
+
+async def _with_answers(made: PoolPlan, disks: DiskServers | None, source: Source | None) -> PoolPlan:
+    if disks is None:
+        return PoolPlan(tuple(_with_findings(pool, [pool_checks.NOT_ASKED]) for pool in made.pools))
+    heard = await pool_checks.ask(made.pools, disks, source)
+    told = [_with_sizes(pool, heard.plausible(pool)) for pool in made.pools]
+    return PoolPlan(tuple(_with_findings(pool, pool_checks.judge(pool, heard, made.pools)) for pool in told))
+
+
+def _with_sizes(pool: PlannedPool, answer: FileSystemAnswer | None) -> PlannedPool:
+    return pool if answer is None else replace(pool, size=answer.size, free=answer.free)
+
+
+def _with_findings(pool: PlannedPool, more: Iterable[Finding]) -> PlannedPool:
+    return replace(pool, findings=(*pool.findings, *more))
 
 
 def make_plan(filesystems: Sequence[FileSystem], types: Mapping[bytes, bytes], pool_dir: str) -> PoolPlan:
