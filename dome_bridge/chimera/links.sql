@@ -15,6 +15,10 @@ INSERT INTO dome_bridge.link_pool (pool, server, fs)
 SELECT dcache_pool, lower(encode(server, 'escape')), fs FROM dome_bridge.dpm_fs
     ON CONFLICT (pool) DO NOTHING
 
+-- name: want_links
+DELETE FROM wanted_link;
+INSERT INTO wanted_link (fileid, pool, pfn, size) SELECT fileid, pool, pfn, size FROM projected_link
+
 -- name: withdraw_links
 UPDATE dome_bridge.link n SET withdrawn = w.how, changed = txid_current()
   FROM (SELECT l.fileid, l.pool,

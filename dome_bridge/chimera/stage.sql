@@ -139,7 +139,10 @@ CREATE TEMP VIEW known_dir AS
 SELECT inumber FROM t_inodes
  WHERE itype = 16384 AND ipnfsid = pg_temp.pnfsid(pg_temp.fileid(inumber));
 
-CREATE TEMP VIEW wanted_link AS
+-- The planner knows nothing of temporary tables: asked row by row, the view would be read as often.
+CREATE TEMP TABLE wanted_link (fileid bigint, pool integer, pfn text, size bigint, PRIMARY KEY (fileid, pool))
+    ON COMMIT DELETE ROWS;
+CREATE TEMP VIEW projected_link AS
 SELECT l.fileid, k.id AS pool, substr(r.detail, strpos(r.detail, ':') + 1) AS pfn, p.size
   FROM projected_location l
   JOIN projected_entry p ON p.fileid = l.fileid AND p.reason IS NULL AND p.itype = 32768

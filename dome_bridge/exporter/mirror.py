@@ -296,7 +296,7 @@ class Mirror:
         result = Applied()
         await self._run(result, ["insert_inodes", "insert_names"])
         if not directories:
-            await self._run(result, ["insert_locations", "upsert_links"])
+            await self._run(result, ["insert_locations", "want_links", "upsert_links"])
             await self._run(result, ["insert_checksums", "upsert_targets"])
             await self._run(result, ["report_directories", "note_odd_hosts"])
         await self._run(result, ["upsert_acls", "report_quarantine", "note_claims"])
@@ -321,7 +321,8 @@ class Mirror:
         result.count("t_inodes", "update", inodes["updated"])
         await self._run(result, ["update_root", "link_names", "link_counts"])
         await self._run(result, ["delete_locations", "upsert_locations"])
-        await self._run(result, ["withdraw_links", "withdraw_links_below", "upsert_links", "forget_findings"])
+        await self._run(result, ["want_links", "withdraw_links", "withdraw_links_below", "upsert_links"])
+        await self._run(result, ["forget_findings"])
         await self._run(result, ["delete_checksums", "upsert_checksums"])
         await self._run(result, ["delete_targets", "upsert_targets", "delete_acls", "upsert_acls"])
         await self._retag_if_needed(result, mend=mend)

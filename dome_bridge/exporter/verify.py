@@ -117,6 +117,7 @@ class Verifier:
         self._sleep = sleep
         self._sql = load_runs()
         self._compare = stage.fill("dome_bridge.chimera", "compare.sql", mirror.projection.site)
+        self._want_links = load("dome_bridge.chimera", "links.sql")["want_links"]
 
     async def run(
         self,
@@ -199,6 +200,7 @@ class Verifier:
         await self._projection.project_rows(unique_names=False)
         await self._projection.recall_decisions()
         await self._projection.project_presence(mirrored=True)
+        await self._conn.execute(self._want_links)
         found: dict[int, Mismatch] = {}
         for name, statement in self._compare.items():
             kind = name if name in (MISSING, EXTRA) else DIFFERENT
