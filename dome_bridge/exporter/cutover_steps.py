@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from dome_bridge.exporter.snapshot import ANALYZED
 from dome_bridge.exporter.tally import Counter
 from dome_bridge.exporter.triggers import Patience
 from dome_bridge.exporter.uploads_in_flight import Upload, uploads_in_flight, waited_for, with_paths
-from dome_bridge.exporter.verify import Verifier
+from dome_bridge.exporter.verify import Mismatch, Verifier
 from dome_bridge.statements import load
 
 _SQL = load("dome_bridge.chimera", "cutover.sql")
@@ -47,6 +47,13 @@ NEWEST = 10_000
 
 CHANGED = 50_000
 """Of what changed since the cutover was begun, so many are compared row by row; all are counted."""
+
+ROUNDS = 5
+FEW = 1_000
+"""What has changed during the count is compared before the fence, until so few have changed during that."""
+
+SETTLE_SECONDS = 5.0
+"""Behind the fence nothing changes any more: entries that wait longer than that wait for nothing."""
 
 POLL_SECONDS = 0.1
 SAY_SECONDS = 5.0
@@ -164,13 +171,18 @@ class Steps:
         return await work[step]()
 
     async def catch_up(self) -> None:
-        """Without a daemon nobody follows: then the journal is drained here, heartbeat included."""
+        """Without a daemon nobody follows: then what is in the journal now is applied here, with a heartbeat.
+
+        Not until it is empty: writers that never pause would keep it from ever being so.
+        """
         if (await state.progress(self._conn)).snapshot_finished is None:
             return
         if await target.try_applier_lock(self._mirror.conn):
             try:
                 await self._journal.write_heartbeat()
-                await self._follower().drain()
+                follower = self._follower()
+                while (await follower.apply_batch()).rows >= self._session.config.exporter.batch:
+                    pass
             finally:
                 await target.release_applier_lock(self._mirror.conn)
 
@@ -195,9 +207,27 @@ class Steps:
         tally = await self.counter().count_all(advance)
         if found := tally.differences():
             raise CutoverError(_first("the two sides differ", found) + REPAIR)
-        await self.catch_up()
+        await self._compare_meanwhile_changed()
         detail = f"{tally.dpm.entries} entries on both sides, {tally.uncounted} were changing"
         return Outcome(detail, {"tally": tally.as_json()})
+
+    async def _compare_meanwhile_changed(self) -> None:
+        """The longer the counting, the more has changed since: the fence must not stand longer for that.
+
+        What is left out as it waits in the journal is noted again when it is applied. A kill leads to
+        another count of everything.
+        """
+        for _ in range(ROUNDS):
+            await self.catch_up()
+            changed = await self._record.take_changed()
+            mismatches, _unsettled = await self.verifier().check_ids(changed)
+            if mismatches:
+                raise CutoverError(_mismatch("entries that changed meanwhile", mismatches))
+            tally = await self.counter().count_ids_live(changed)
+            if found := tally.differences():
+                raise CutoverError(_first("the two sides differ", found) + REPAIR)
+            if len(changed) <= FEW:
+                return
 
     def counter(self) -> Counter:
         return Counter(
@@ -227,12 +257,18 @@ class Steps:
         return max(1, round(min(configured, self._remaining() / 3)))
 
     async def _await_uploads(self) -> Outcome:
-        """None can begin any more; each that ends is followed like any change."""
+        """None can begin any more; each that ends is followed like any change.
+
+        All of them are known once a marker is applied. The journal need not be empty: sizes, times
+        and attributes can still be set.
+        """
+        marker = f"{self._record.nonce}-fenced"
+        await self._journal.write_marker(marker.encode())
         waiting = Waiting(self._say, self._clock)
         follower = self._follower()
         while True:
             await self._apply(follower)
-            followed = await self._journal.backlog(limit=1) == 0
+            followed = (await state.progress(self._conn)).marker == marker
             under_way = await uploads_in_flight(self._session.source, self._conn)
             young = waited_for(under_way, abandoned_seconds=self._options.abandoned_seconds)
             if followed and not young:
@@ -299,11 +335,7 @@ class Steps:
                 "changes of them wait although the journal was drained"
             )
         if mismatches:
-            first = mismatches[0]
-            raise CutoverError(
-                f"{len(mismatches)} of the newest and changed entries differ (fileid {first.fileid}: "
-                f"{first.detail}){REPAIR}"
-            )
+            raise CutoverError(_mismatch("the newest and changed entries", mismatches))
         cut = await read.empty_uploads(self._session.source, newest, RECENT_SECONDS)
         uploads = f"; size 0, perhaps cut uploads: fileids {cut}" if cut else ""
         return Outcome(f"{len(newest)} newest and {len(changed)} changed entries agree{uploads}")
@@ -313,6 +345,7 @@ class Steps:
             self._mirror,
             range_entries=self._session.config.exporter.snapshot_range,
             settle=lambda: self._clock.sleep(POLL_SECONDS),
+            settle_seconds=SETTLE_SECONDS,
             clock=self._clock.monotonic,
             sleep=self._clock.sleep,
         )
@@ -333,7 +366,8 @@ class Steps:
         return Outcome("sequences are ahead of the data, tables are analyzed")
 
     def artifacts_directory(self) -> Path:
-        return self._options.artifacts or artifacts.home() / f"cutover-{self._record.id}"
+        home = self._session.config.exporter.artifacts_dir or artifacts.home()
+        return self._options.artifacts or home / f"cutover-{self._record.id}"
 
     async def _write_artifacts(self) -> Outcome:
         names, directory = await self.write_artifacts()
@@ -396,6 +430,11 @@ async def fence_must_stand(admin: Source, session: Session) -> None:
             f"the fence is {found} although it was raised: somebody dropped its triggers; "
             "abort with `dome-bridge cutover --abort` and find out who"
         )
+
+
+def _mismatch(among: str, mismatches: Sequence[Mismatch]) -> str:
+    first = mismatches[0]
+    return f"{len(mismatches)} of {among} differ (fileid {first.fileid}: {first.detail}){REPAIR}"
 
 
 def _first(what: str, found: list[str]) -> str:
