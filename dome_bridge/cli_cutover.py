@@ -28,6 +28,7 @@ from dome_bridge.exporter.cutover_plan import State
 from dome_bridge.exporter.cutover_record import CutoverReport
 from dome_bridge.exporter.cutover_steps import Decide, Options
 from dome_bridge.exporter.gates import Gate
+from dome_bridge.exporter.space_cutover import spaces_gate, spaces_writer
 from dome_bridge.handover.at_cutover import configuration_writer, logins_gate
 
 if TYPE_CHECKING:
@@ -67,10 +68,8 @@ def accept_quarantine(config: Config, token: str) -> dict[str, Any]:
 @click.option(
     "--max-fence", type=click.FloatRange(min=0, min_open=True), help="Seconds that the fence may stand."
 )
-@click.option(
-    "--wait-uploads", type=click.FloatRange(min=0), default=60.0, help="Seconds that uploads are waited for."
-)
-@click.option("--max-uploads", type=click.IntRange(min=0), default=100, help="Most uploads to begin with.")
+@click.option("--wait-uploads", type=click.FloatRange(min=0), help="Seconds that uploads are waited for.")
+@click.option("--max-uploads", type=click.IntRange(min=0), help="Most uploads to begin with.")
 @click.option(
     "--postpone-file", type=click.Path(path_type=Path), help="While it exists, nothing is committed."
 )
@@ -84,23 +83,24 @@ def cutover(
     yes: bool,
     skip_gates: tuple[str, ...],
     max_fence: float | None,
-    wait_uploads: float,
-    max_uploads: int,
+    wait_uploads: float | None,
+    max_uploads: int | None,
     postpone_file: Path | None,
     artifacts: Path | None,
 ) -> int:
     """Fence DPM, drain, compare and commit: Chimera then belongs to dCache."""
     config = context.config()
+    settings = config.exporter
     options = Options(
         skip_gates=frozenset(skip_gates),
-        further_gates=(logins_gate(config),),
+        further_gates=(logins_gate(config), spaces_gate(config)),
         max_fence_seconds=max_fence,
-        upload_wait_seconds=wait_uploads,
-        max_uploads=max_uploads,
+        upload_wait_seconds=settings.upload_wait_seconds if wait_uploads is None else wait_uploads,
+        max_uploads=settings.max_uploads if max_uploads is None else max_uploads,
         abandoned_seconds=3600.0 * config.api.abandoned_upload_hours,
-        postpone_file=postpone_file,
+        postpone_file=postpone_file or settings.postpone_file,
         artifacts=artifacts,
-        writers=(*WRITERS, configuration_writer(config)),
+        writers=(*WRITERS, configuration_writer(config), spaces_writer(config)),
     )
     terms = Terms(options, decide=_decide(yes), say=_say)
     work = (
@@ -190,16 +190,19 @@ def _print_cutover(context: Context, report: CutoverReport) -> None:
 @click.option(
     "--max-fence", type=click.FloatRange(min=0, min_open=True), help="Seconds that the fence may stand."
 )
-@click.option("--max-uploads", type=click.IntRange(min=0), default=100, help="Most uploads to begin with.")
+@click.option("--max-uploads", type=click.IntRange(min=0), help="Most uploads to begin with.")
 @click.pass_obj
-def rehearse(context: Context, skip_gates: tuple[str, ...], max_fence: float | None, max_uploads: int) -> int:
+def rehearse(
+    context: Context, skip_gates: tuple[str, ...], max_fence: float | None, max_uploads: int | None
+) -> int:
     """Do everything of the cutover that changes nothing, and predict how long the fence would stand."""
     config = context.config()
+    settings = config.exporter
     options = Options(
         skip_gates=frozenset(skip_gates),
-        further_gates=(logins_gate(config),),
+        further_gates=(logins_gate(config), spaces_gate(config)),
         max_fence_seconds=max_fence,
-        max_uploads=max_uploads,
+        max_uploads=settings.max_uploads if max_uploads is None else max_uploads,
         abandoned_seconds=3600.0 * config.api.abandoned_upload_hours,
     )
     found = _run(rehearsal.rehearse(config, terms=Terms(options, say=_say)))
@@ -236,4 +239,5 @@ def rollback(context: Context, yes: bool, artifacts: Path | None) -> int:
     terms = Terms(Options(artifacts=artifacts), say=_say)
     done = _run(rollbacks.roll_back(context.config(), confirm=confirm, terms=terms))
     _print_json({"state": done.phase.value}) if context.as_json else click.echo(done.phase.value)
+    _say("DPM takes writes again; a mirror that has ended with the commit: systemctl restart dome-bridge")
     return 0

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import asyncpg
 import pytest
 
-from dome_bridge.chimera import target
 from dome_bridge.config import load
 from dome_bridge.daemon import Daemon
-from dome_bridge.dpm.fenced import is_fenced
-from dome_bridge.dpm.source import Source, StatementError
+from dome_bridge.dpm.source import Source
 from dome_bridge.exporter import service, session
-from dome_bridge.exporter.cutover_plan import State
-from dome_bridge.exporter.journal import JOURNAL_TABLE, Journal
+from dome_bridge.exporter.journal import JOURNAL_TABLE
 from dome_bridge.notify import Notifier
 from sandbox.acceptance import acceptance_failures
 from sandbox.catalog import make_site
@@ -265,19 +262,6 @@ async def test_stop_while_the_source_is_deaf_ends_within_half_a_minute(
         assert_tidy(daemon.log)
 
 
-# The cutover, killed in each of its steps. Each stall keeps one step from ending and no other.
-
-
-@asynccontextmanager
-async def dump_running(site: DpmSite, chimera_dsn: str) -> AsyncIterator[None]:
-    """An open transaction that has read a catalog table: no trigger can be made or dropped."""
-    async with await Source.connect(dpm_config(site)) as source:
-        await source.execute("START TRANSACTION")
-        await source.fetch("SELECT COUNT(*) FROM Cns_file_metadata")
-        yield
-        await source.execute("ROLLBACK")
-
-
 @asynccontextmanager
 async def in_chimera(chimera_dsn: str, statement: str) -> AsyncIterator[None]:
     """A transaction with the statement's locks, for as long as the server lives."""
@@ -291,68 +275,7 @@ async def in_chimera(chimera_dsn: str, statement: str) -> AsyncIterator[None]:
             await conn.close()
 
 
-def applier_elsewhere(site: DpmSite, chimera_dsn: str) -> AbstractAsyncContextManager[None]:
-    return in_chimera(chimera_dsn, f"SELECT pg_advisory_xact_lock({target.LOCKS}, {target.APPLIER})")
-
-
-def small_table_locked(site: DpmSite, chimera_dsn: str) -> AbstractAsyncContextManager[None]:
-    return in_chimera(chimera_dsn, "LOCK TABLE dome_bridge.dpm_group IN ACCESS EXCLUSIVE MODE")
-
-
-def gate_in_use(site: DpmSite, chimera_dsn: str) -> AbstractAsyncContextManager[None]:
-    return in_chimera(chimera_dsn, f"SELECT pg_advisory_xact_lock_shared({target.LOCKS}, {target.GATE})")
-
-
-Stall = Callable[[DpmSite, str], AbstractAsyncContextManager[None]]
-
-STALLS: dict[State, Stall] = {
-    State.PREPARING: gate_in_use,
-    State.FENCING: dump_running,
-    State.QUIET: applier_elsewhere,
-    State.DRAINED: small_table_locked,
-}
-
-
-@pytest.fixture
-async def ready(bridge: Bridge, dpm_site: DpmSite) -> Bridge:
-    """Copied and compared, with a heartbeat; nothing but the administrator's word is missing."""
-    bridge.configure({"exporter": {"lock_wait_seconds": 1.0, "max_lag_seconds": 600.0}})
-    async with await Source.connect(dpm_config(dpm_site)) as source:
-        await Journal(source).write_heartbeat()
-    await bridge.good("sync", "--once")
-    await bridge.good("verify")
-    await bridge.accept_quarantine()
-    return bridge
-
-
-async def state_of(chimera_dsn: str) -> str | None:
-    conn = await asyncpg.connect(chimera_dsn)
-    try:
-        found = await conn.fetchval("SELECT state FROM dome_bridge.cutover ORDER BY id DESC LIMIT 1")
-    finally:
-        await conn.close()
-    return None if found is None else str(found)
-
-
-async def kill_in(
-    wanted: State, ready: Bridge, site: DpmSite, chimera_dsn: str, *command: str, stall: Stall
-) -> None:
-    """Starts the command, waits for the state in which it hangs, and kills it there."""
-
-    async def is_reached() -> bool:
-        return await state_of(chimera_dsn) == wanted
-
-    async with stall(site, chimera_dsn):
-        running = ready.start(*command)
-        await until(is_reached, 30, f"{wanted}: {running.log}")
-        await asyncio.sleep(0.4)
-        assert await is_reached()
-        running.kill()
-        await running.wait()
-    await no_cutover_left(chimera_dsn)
-
-
-async def no_cutover_left(chimera_dsn: str) -> None:
+async def no_session_left(chimera_dsn: str) -> None:
     """The killed one's sessions end as soon as the servers notice."""
 
     async def is_gone() -> bool:
@@ -365,165 +288,7 @@ async def no_cutover_left(chimera_dsn: str) -> None:
         finally:
             await conn.close()
 
-    await until(is_gone, 20, "sessions of the killed cutover are gone")
-
-
-async def is_writable(site: DpmSite) -> bool:
-    async with await Source.connect(dpm_config(site)) as source:
-        try:
-            await source.execute("UPDATE Cns_file_metadata SET mtime = mtime + 1 WHERE fileid = 1")
-        except StatementError as exc:
-            if not is_fenced(exc):
-                raise
-            return False
-    return True
-
-
-async def assert_committed(ready: Bridge, site: DpmSite, chimera_dsn: str) -> None:
-    assert await state_of(chimera_dsn) == State.COMMITTED
-    assert (await ready.good("status"))["phase"] == "committed"
-    assert not await is_writable(site)
-    conn = await asyncpg.connect(chimera_dsn)
-    try:
-        assert await acceptance_failures(conn) == {}
-    finally:
-        await conn.close()
-
-
-async def assert_given_back(ready: Bridge, site: DpmSite, chimera_dsn: str) -> None:
-    assert await state_of(chimera_dsn) == State.ABORTED
-    assert await is_writable(site)
-    await agree(ready, site, chimera_dsn)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("state", STALLS)
-async def test_cutover_killed_in_a_step_goes_on_to_the_commit(
-    maria: MariaServer, ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, state: State
-) -> None:
-    await kill_in(state, ready, dpm_site, chimera_dsn, "cutover", "--yes", stall=STALLS[state])
-    again = await ready("cutover", "--yes")
-    assert again.code == 0, again.err
-    assert again.json["state"] == "committed"
-    await assert_committed(ready, dpm_site, chimera_dsn)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("state", STALLS)
-async def test_cutover_killed_in_a_step_can_be_aborted(
-    maria: MariaServer, ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, state: State
-) -> None:
-    await kill_in(state, ready, dpm_site, chimera_dsn, "cutover", "--yes", stall=STALLS[state])
-    aborted = await ready("cutover", "--abort")
-    assert aborted.code == 0, aborted.err
-    assert aborted.json["state"] == "aborted"
-    await assert_given_back(ready, dpm_site, chimera_dsn)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("again", [("cutover", "--abort"), ("cutover", "--yes")], ids=["abort", "cutover"])
-async def test_abort_killed_while_it_lifts_the_fence_is_finished_by_either_command(
-    ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, again: tuple[str, ...]
-) -> None:
-    await kill_in(State.QUIET, ready, dpm_site, chimera_dsn, "cutover", "--yes", stall=applier_elsewhere)
-    await kill_in(State.ABORTING, ready, dpm_site, chimera_dsn, "cutover", "--abort", stall=dump_running)
-    done = await ready(*again)
-    assert done.code == (0 if "--abort" in again else 1), done.err
-    assert done.json["state"] == "aborted"
-    await assert_given_back(ready, dpm_site, chimera_dsn)
-
-
-@pytest.mark.long
-async def test_cutover_killed_at_random_moments_ends_in_one_of_two_ways(
-    maria: MariaServer, ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, seed: int
-) -> None:
-    """Kills between and inside steps, the fence half raised or half lifted, with the daemon beside it."""
-    rng = random.Random(seed)
-    daemon = ready.start("run")
-    await until(lambda: follows(ready), 60, "following")
-    for _ in range(4):
-        running = ready.start("cutover", "--yes")
-        await asyncio.sleep(rng.uniform(0.9, 2.2))
-        running.kill()
-        await running.wait()
-        if await state_of(chimera_dsn) == State.COMMITTED:
-            break
-        if rng.random() < 0.5:
-            running = ready.start("cutover", "--abort")
-            await asyncio.sleep(rng.uniform(0.9, 1.8))
-            running.kill()
-            await running.wait()
-    if await state_of(chimera_dsn) != State.COMMITTED:
-        await until(lambda: taken_up(ready), 60, "a last cutover")
-    assert daemon.is_running
-    await stop(daemon)
-    await assert_committed(ready, dpm_site, chimera_dsn)
-
-
-async def taken_up(ready: Bridge) -> bool:
-    """The first run may only finish an abort, or meet the sessions of a killed one."""
-    done = await ready("cutover", "--yes")
-    assert_tidy(done.err)
-    return done.code == 0 and done.json["state"] == "committed"
-
-
-@pytest.fixture
-async def fence_admin(maria: MariaServer, ready: Bridge) -> AsyncIterator[Mapping[str, object]]:
-    """An account that may see whose transactions are open."""
-    password = "fence-secret"
-    await maria.execute(f"CREATE USER 'fence_admin'@'%' IDENTIFIED BY '{password}'")
-    await maria.execute("GRANT ALL PRIVILEGES ON *.* TO 'fence_admin'@'%'")
-    try:
-        yield {
-            "admin_user": "fence_admin",
-            "admin_password_file": str(ready.secret("admin-password", password)),
-        }
-    finally:
-        await maria.execute("DROP USER 'fence_admin'@'%'")
-
-
-async def test_cutover_that_takes_too_long_is_aborted_and_names_who_was_in_the_way(
-    ready: Bridge, dpm_site: DpmSite, chimera_dsn: str, fence_admin: Mapping[str, object]
-) -> None:
-    exporter = {"lock_wait_seconds": 1.0, "max_lag_seconds": 600.0, "max_fence_seconds": 4.0}
-    ready.configure({"dpm": fence_admin, "exporter": exporter})
-    async with await Source.connect(dpm_config(dpm_site)) as dump:
-        await dump.execute("START TRANSACTION")
-        await dump.fetch("SELECT COUNT(*) FROM Cns_file_metadata")
-        number = dump.connection_id
-        done = await ready("cutover", "--yes")
-    assert done.code == 1
-    assert done.json["state"] == "aborted"
-    assert f"connection {number} " in done.json["reason"]
-    await assert_given_back(ready, dpm_site, chimera_dsn)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", [MariaServer, PostgresServer])
-async def test_database_killed_behind_the_fence_gives_the_catalog_back(
-    mortal_maria: MariaServer,
-    mortal_postgres: PostgresServer,
-    ready: Bridge,
-    dpm_site: DpmSite,
-    chimera_dsn: str,
-    kind: type[MariaServer | PostgresServer],
-) -> None:
-    mortal = mortal_maria if kind is MariaServer else mortal_postgres
-    async with applier_elsewhere(dpm_site, chimera_dsn):
-        running = ready.start("cutover", "--yes")
-        await until(lambda: is_state(chimera_dsn, State.QUIET), 30, "fenced")
-        await mortal.kill()
-    await asyncio.sleep(2)
-    await mortal.start()
-    done = await running.wait(60)
-    assert_tidy(done.err)
-    assert done.code == 1
-    assert done.json["state"] == "aborted"
-    await assert_given_back(ready, dpm_site, chimera_dsn)
-
-
-async def is_state(chimera_dsn: str, wanted: State) -> bool:
-    return await state_of(chimera_dsn) == wanted
+    await until(is_gone, 20, "sessions of the killed command are gone")
 
 
 LONELY_CHAIN = (9_000_001, 9_000_002, 9_000_003, 9_000_004)
@@ -557,7 +322,7 @@ async def test_kill_while_a_subtree_comes_back_leaves_nothing_of_it_behind(
         await until(lambda: waits_for_a_lock(chimera_dsn), 20, "stalled in the middle")
         running.kill()
         await running.wait()
-    await no_cutover_left(chimera_dsn)
+    await no_session_left(chimera_dsn)
     await agree(bridge, dpm_site, chimera_dsn)
 
 

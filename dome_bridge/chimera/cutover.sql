@@ -8,6 +8,10 @@ SELECT pg_try_advisory_lock($1, $2)
 SELECT id, state, nonce, fenced_at, skipped FROM dome_bridge.cutover
  WHERE state NOT IN ('committed', 'aborted', 'returned') ORDER BY id DESC LIMIT 1
 
+-- name: fence_age
+SELECT state, extract(epoch FROM clock_timestamp() - fenced_at)::double precision AS age
+  FROM dome_bridge.cutover WHERE fenced_at IS NOT NULL AND ended_at IS NULL ORDER BY id DESC LIMIT 1
+
 -- name: last
 SELECT id, state, nonce, started_at, fenced_at, ended_at, reason, skipped, gates, tally, uploads, artifacts,
        baseline,
@@ -51,6 +55,9 @@ UPDATE dome_bridge.cutover SET baseline = $2::text::jsonb WHERE id = $1
 
 -- name: changed
 SELECT fileid FROM dome_bridge.cutover_change WHERE cutover = $1 ORDER BY fileid
+
+-- name: take_changed
+DELETE FROM dome_bridge.cutover_change WHERE cutover = $1 RETURNING fileid
 
 -- name: forget_changed
 DELETE FROM dome_bridge.cutover_change

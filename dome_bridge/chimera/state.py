@@ -118,9 +118,14 @@ async def create(conn: asyncpg.Connection, site: Site) -> None:
     await conn.execute(_SQL["insert_progress"])
 
 
+async def is_upgraded(conn: asyncpg.Connection) -> bool:
+    """Of a state that exists."""
+    return bool(await conn.fetchval(_SQL["is_upgraded"]))
+
+
 async def upgrade(conn: asyncpg.Connection) -> None:
     """Adds what an earlier version of the bridge did not make."""
-    if await conn.fetchval(_SQL["is_upgraded"]):
+    if await is_upgraded(conn):
         return
     async with conn.transaction():
         await conn.fetchval("SELECT pg_advisory_xact_lock(hashtext('dome_bridge.upgrade'))")

@@ -42,7 +42,7 @@ async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.C
     """A connection; errors name the setting to look at. timeout: seconds for connecting."""
     where = chimera.redacted_dsn
     try:
-        return await asyncpg.connect(
+        conn = await asyncpg.connect(
             chimera.dsn,
             password=chimera.password or None,
             timeout=timeout,
@@ -50,6 +50,8 @@ async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.C
             statement_cache_size=500,
             server_settings={"application_name": "dome-bridge"},
         )
+        await _forgo_compiling(conn)
+        return conn
     except asyncpg.InvalidCatalogNameError as exc:
         raise SchemaError(
             f"{where}: there is no such database; make it with `createdb`, run `dcache database update`, "
@@ -64,6 +66,13 @@ async def connect(chimera: ChimeraConfig, *, timeout: float = 15.0) -> asyncpg.C
         raise TargetError(
             f"cannot connect to {where}: {one_line(exc)}; is PostgreSQL running, and is [chimera] dsn right?"
         ) from exc
+
+
+async def _forgo_compiling(conn: asyncpg.Connection) -> None:
+    """Tables for staging have no statistics, so the planner takes a batch's statements for large ones and
+    compiles them each time, which took most of the time of small batches, and so of the fence."""
+    if conn.get_server_version() >= (11,):
+        await conn.execute("SET jit = off")
 
 
 def one_line(exc: BaseException) -> str:

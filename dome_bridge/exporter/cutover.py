@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.state import Phase
@@ -39,6 +39,11 @@ ALONE_SECONDS = 3.0
 
 FAILURES = (BridgeError, *target.DRIVER_ERRORS)
 
+
+class NotAloneError(StateError):
+    """Another command has the locks."""
+
+
 Confirm = Callable[[tuple[Gate, ...]], Awaitable[bool]]
 """Shown the gates before anything is done."""
 
@@ -61,13 +66,8 @@ class Terms:
     clock: Clock = field(default_factory=Clock)
 
     def limits(self, config: Config) -> Limits:
-        settings = config.exporter
-        return Limits(
-            max_lag=settings.max_lag_seconds,
-            verify_max_age=settings.verify_max_age_seconds,
-            max_fence=self.max_fence(config),
-            max_uploads=self.options.max_uploads,
-        )
+        configured = gate_readings.limits(config.exporter)
+        return replace(configured, max_fence=self.max_fence(config), max_uploads=self.options.max_uploads)
 
     def max_fence(self, config: Config) -> float:
         return self.options.max_fence_seconds or config.exporter.max_fence_seconds
@@ -212,7 +212,7 @@ async def _be_alone(session: Session, admin: Source, clock: Clock) -> None:
         if has_record and has_fence:
             return
         if clock.monotonic() >= latest:
-            raise StateError(
+            raise NotAloneError(
                 "another `dome-bridge cutover` is at work on this site: let it end, or interrupt it first"
             )
         await clock.sleep(0.2)
@@ -319,3 +319,34 @@ async def abort(config: Config, *, terms: Terms = DEFAULT_TERMS) -> CutoverRepor
         if cutover.record.state is State.RETURNING:
             raise StateError("a rollback is under way: finish it with `dome-bridge rollback`")
         return await cutover.give_up("aborted by the administrator", Event.ABORT)
+
+
+LIFTABLE = cutover_plan.FENCE_MAY_STAND & (cutover_plan.FORWARD | {State.ABORTING})
+
+
+async def lift_orphaned(config: Config, *, terms: Terms = DEFAULT_TERMS) -> CutoverReport | None:
+    """Gives up a cutover that was killed, when its fence has stood longer than it may.
+
+    For the daemon: nobody else may be there to see it. None if there is nothing to do, be it that the
+    command is still at work: it has locks in both databases, and a limit of its own.
+    """
+    if not await _has_overstayed(config, terms):
+        return None
+    try:
+        async with opened(config, terms) as cutover:
+            if not await cutover.record.find_open() or cutover.record.state not in LIFTABLE:
+                return None
+            return await cutover.give_up(
+                f"its command is gone, and the fence stood longer than {terms.max_fence(config):.0f} s"
+            )
+    except NotAloneError:
+        return None
+
+
+async def _has_overstayed(config: Config, terms: Terms) -> bool:
+    conn = await target.connect(config.chimera)
+    try:
+        row = await conn.fetchrow(_SQL["fence_age"])
+    finally:
+        await target.close(conn)
+    return row is not None and State(row["state"]) in LIFTABLE and row["age"] > terms.max_fence(config)

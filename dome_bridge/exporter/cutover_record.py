@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from dome_bridge.chimera import state
+from dome_bridge.chimera import state, target
 from dome_bridge.errors import StateError
 from dome_bridge.exporter import cutover_plan
 from dome_bridge.exporter.cutover_plan import Event, State, Step
@@ -107,6 +107,11 @@ class Record:
     async def changed(self) -> list[int]:
         """What was applied since it was begun."""
         return [row["fileid"] for row in await self._conn.fetch(_SQL["changed"], self.id)]
+
+    async def take_changed(self) -> list[int]:
+        """The same, and forgets it: what changes later is noted anew."""
+        async with target.closed_gate(self._conn):
+            return sorted(row["fileid"] for row in await self._conn.fetch(_SQL["take_changed"], self.id))
 
 
 def _gates(judged: Sequence[Gate]) -> str:

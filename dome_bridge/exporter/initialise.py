@@ -10,6 +10,7 @@ import asyncpg
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.state import Phase, Site
 from dome_bridge.config import Config
+from dome_bridge.dpm.source import Source
 from dome_bridge.errors import SchemaError, StateError
 from dome_bridge.exporter import capture, fence
 from dome_bridge.exporter.session import Databases, admin_source, open_databases
@@ -123,19 +124,34 @@ async def _refuse_occupied_root(databases: Databases) -> None:
 
 @dataclass(frozen=True)
 class Removal:
-    """What `complete` removes, in words."""
+    """What `complete` removes, and what comes of the fence, in words."""
 
     items: tuple[str, ...]
+    fence: str
 
 
-def removal(config: Config) -> Removal:
-    return Removal(
-        (
-            f"the triggers dome_bridge_capture_* in {config.dpm.cns_db} and {config.dpm.dpm_db}",
-            f"the table dome_bridge_journal in {config.dpm.cns_db}",
-            "the schema dome_bridge (state, quarantine, copies of small tables) in the Chimera database",
-        )
+def removal(config: Config, *, abandon: bool = False) -> Removal:
+    databases = f"{config.dpm.cns_db} and {config.dpm.dpm_db}"
+    items = (
+        f"the triggers dome_bridge_capture_* in {databases}",
+        f"the table dome_bridge_journal in {config.dpm.cns_db}",
+        "the schema dome_bridge (state, quarantine, copies of small tables) in the Chimera database",
     )
+    if abandon:
+        fence_triggers = f"the triggers dome_bridge_fence_* in {databases}, where a cutover has left them"
+        return Removal((*items, fence_triggers), "DPM goes on, and nothing mirrors it any more.")
+    return Removal(
+        items,
+        "DPM's catalog stays read-only for good: the triggers dome_bridge_fence_* are left standing, because "
+        "dCache has the files now. There is no rollback afterwards.",
+    )
+
+
+async def planned_removal(config: Config, *, abandon: bool = False) -> Removal:
+    """Raises StateError if `complete` would: before anybody is asked."""
+    async with open_databases(config) as databases, admin_source(config) as admin:
+        await _require_ended(databases, admin, abandon=abandon)
+    return removal(config, abandon=abandon)
 
 
 async def complete(config: Config, *, abandon: bool = False) -> None:
@@ -144,8 +160,7 @@ async def complete(config: Config, *, abandon: bool = False) -> None:
     After a commit the fence stays: DPM's catalog is history then and must not change any more.
     """
     async with open_databases(config) as databases, admin_source(config) as admin:
-        if await state.exists(databases.conn):
-            await _require_ended(databases.conn, abandon=abandon)
+        await _require_ended(databases, admin, abandon=abandon)
         if not await target.try_applier_lock(databases.conn):
             raise StateError("the daemon is still running: stop it first (`systemctl stop dome-bridge`)")
         if abandon:
@@ -155,8 +170,11 @@ async def complete(config: Config, *, abandon: bool = False) -> None:
             await state.drop(databases.conn)
 
 
-async def _require_ended(conn: asyncpg.Connection, *, abandon: bool) -> None:
-    phase = (await state.progress(conn)).phase
+async def _require_ended(databases: Databases, admin: Source, *, abandon: bool) -> None:
+    if not await state.exists(databases.conn):
+        await _refuse_fence_of_nobody(databases, admin, abandon=abandon)
+        return
+    phase = (await state.progress(databases.conn)).phase
     if phase is not Phase.COMMITTED and not abandon:
         raise StateError(
             f"the site is in phase {phase}, not committed: finish the migration with `dome-bridge cutover`, "
@@ -164,3 +182,13 @@ async def _require_ended(conn: asyncpg.Connection, *, abandon: bool) -> None:
         )
     if phase is Phase.COMMITTED and abandon:
         raise StateError("the cutover is committed and cannot be abandoned: run `complete` without --abandon")
+
+
+async def _refuse_fence_of_nobody(databases: Databases, admin: Source, *, abandon: bool) -> None:
+    """After `complete` nothing tells any more that the site was committed, but that its fence stands."""
+    found = await fence.fence_state(admin, databases.layout)
+    if abandon and found is not fence.FenceState.ABSENT:
+        raise StateError(
+            f"a fence is {found} and no state says whose: the site may be dCache's already. If it is not, "
+            "drop the triggers dome_bridge_fence_* by hand"
+        )

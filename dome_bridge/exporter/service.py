@@ -2,7 +2,7 @@
 
 One process applies at a time: the applier lock says which. Connections that are lost are
 made again, with growing pauses; what was under way is repeated from the state in the
-databases. Three tasks belong to the service, and it ends only when all have ended.
+databases. Four tasks belong to the service, and it ends only when all have ended.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dome_bridge.chimera.state import Phase
 from dome_bridge.config import Config
 from dome_bridge.dpm import source as dpm_source
 from dome_bridge.errors import BridgeError, StateError
+from dome_bridge.exporter import cutover
 from dome_bridge.exporter.follow import Batch, Follower
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.mirror import Applied, Mirror
@@ -47,6 +48,8 @@ SETTLE_SECONDS = 0.5
 CAPTURE_SECONDS = 30.0
 """How often the follower makes sure that its triggers still stand."""
 HEARTBEAT_TIMEOUT = 30.0
+FENCE_SECONDS = 30.0
+"""How often a fence is looked for that has outlived its command."""
 STOP_SECONDS = 10.0
 """After a stop, for the batch under way; what is cut short then is repeated at the next start."""
 
@@ -230,6 +233,7 @@ class MirrorService:
             helpers = [
                 group.create_task(self._again("heartbeat", self._beat)),
                 group.create_task(self._again("verify", self._verify)),
+                group.create_task(self._again("fence", self._watch_fence)),
             ]
             try:
                 await self._until_stopped(self._again("mirror", self._mirror), grace=STOP_SECONDS)
@@ -355,6 +359,16 @@ class MirrorService:
                 await self._pause(self._config.exporter.heartbeat_seconds)
         finally:
             await source.close()
+
+    async def _watch_fence(self) -> None:
+        """A cutover that was killed must not keep DPM read-only until somebody looks."""
+        while not self._stop.is_set():
+            await self._following.wait()
+            await self._pause(FENCE_SECONDS)
+            if lifted := await cutover.lift_orphaned(self._config):
+                logger.error(
+                    "a cutover was left behind by its command: %s; DPM takes writes again", lifted.reason
+                )
 
     async def _verify(self) -> None:
         while not self._stop.is_set():

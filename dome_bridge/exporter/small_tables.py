@@ -16,6 +16,7 @@ from dome_bridge.exporter.journal import JournalKind
 from dome_bridge.statements import load
 
 _SQL = load("dome_bridge.chimera", "small_tables.sql")
+_LINKS = load("dome_bridge.chimera", "links.sql")
 
 ALL_SMALL_TABLES = (
     JournalKind.USERS,
@@ -64,6 +65,7 @@ async def _copy_filesystems(source: Source, conn: asyncpg.Connection) -> None:
     filesystems = await dpm.filesystems(source)
     _refuse_same_name(filesystems)
     await _replace(conn, "filesystems", [(*fs, dcache_pool(fs)) for fs in filesystems])
+    await conn.execute(_LINKS["note_pools"])
     after = {(fs.poolname, fs.server, fs.fs) for fs in filesystems}
     for server in {server for _, server, _ in before ^ after}:
         await conn.execute(_SQL["note_moved"], server)

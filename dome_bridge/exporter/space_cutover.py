@@ -14,7 +14,8 @@ from typing import Any
 
 import asyncpg
 
-from dome_bridge.chimera import stage
+from dome_bridge.chimera import stage, state
+from dome_bridge.chimera.state import Phase
 from dome_bridge.config import Config
 from dome_bridge.exporter.artifacts import Context, Writer
 from dome_bridge.exporter.findings import Severity
@@ -76,10 +77,14 @@ def _judged(model: asyncpg.Record, waiting: int, errors: Sequence[str], *, is_en
 
 def spaces_writer(config: Config) -> Writer:
     async def write(context: Context) -> Sequence[str]:
+        file = context.directory / REPORT
+        # After the commit only reports are written again: what was loaded before it is dCache's now.
+        if (await state.progress(context.conn)).phase is Phase.COMMITTED:
+            return [REPORT] if await asyncio.to_thread(file.exists) else []
         async with open_session(config) as session:
             done = await _load(session)
         text = json.dumps(done, indent=2, sort_keys=True) + "\n"
-        await asyncio.to_thread((context.directory / REPORT).write_text, text)
+        await asyncio.to_thread(file.write_text, text)
         return [REPORT]
 
     return write

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ FROM {cns}.Cns_file_metadata e JOIN {cns}.Cns_file_replica r ON r.fileid = e.fil
 WHERE {where} AND r.status = '-' AND e.filemode & 61440 = 32768
 GROUP BY e.parent_fileid, r.host, r.fs, r.poolname, is_plain"""
 _ENTRIES = "SELECT COUNT(*) FROM {cns}.Cns_file_metadata e WHERE {where}"
-_WAITING = "SELECT DISTINCT fileid FROM {journal} WHERE kind <= %s AND fileid BETWEEN %s AND %s"
+_WAITING = "SELECT DISTINCT fileid FROM {journal} WHERE kind <= %s AND {where}"
 
 
 class Place(NamedTuple):
@@ -197,6 +198,15 @@ class Counter:
             after = hi
         return tally
 
+    async def count_ids_live(self, fileids: Sequence[int]) -> Tally:
+        """These alone, as `count_all` does it; what waits in the journal is left out."""
+        await self._learn_pools()
+        tally = Tally()
+        for first in range(0, len(fileids), CHUNK):
+            chunk = list(fileids[first : first + CHUNK])
+            tally.merge(await self._while_still(partial(self._count_settled, chunk)))
+        return tally
+
     async def count_ids(self, fileids: Sequence[int]) -> Tally:
         """Behind the fence, where nothing moves."""
         await self._learn_pools()
@@ -212,10 +222,14 @@ class Counter:
         self._pools = {(fs.server, fs.fs, fs.poolname): dcache_pool(fs) for fs in filesystems}
 
     async def _count_range(self, lo: int, hi: int) -> Tally:
+        return await self._while_still(partial(self._count_still_range, lo, hi))
+
+    async def _while_still(self, count: Callable[[], Awaitable[Tally]]) -> Tally:
+        """Counts while no batch is under way, and the journal is as of the same instant."""
         for _ in range(round(MOVES_SECONDS)):
             async with target.closed_gate(self._conn), self._source.snapshot():
                 if not await moved_servers(self._conn):
-                    return await self._count_still_range(lo, hi)
+                    return await count()
             await self._sleep(1.0)
         raise CutoverError(
             f"files of moved file systems are being placed anew for more than {MOVES_SECONDS:.0f} s: "
@@ -223,9 +237,7 @@ class Counter:
         )
 
     async def _count_still_range(self, lo: int, hi: int) -> Tally:
-        journal = f"{self._source.cns}.{JOURNAL_TABLE}"
-        rows = await self._source.fetch(_WAITING.format(journal=journal), (JournalKind.SYMLINK, lo, hi))
-        waiting = sorted(int(row[0]) for row in rows)
+        waiting = await self._waiting(f"fileid BETWEEN {lo:d} AND {hi:d}")
         held = await self._conn.fetch(_SQL["quarantined_range"], lo, hi)
         left_out = sorted({*waiting, *(row["fileid"] for row in held)})
         offset, instance = self._site.inumber_offset, self._site.instance_id
@@ -238,6 +250,18 @@ class Counter:
         await self._add_copies(tally.dpm, _between(lo, hi, left_out))
         rows = await self._conn.fetch(_SQL["places_range"], offset, lo, hi, left_out, instance)
         _add_places(tally.chimera, rows)
+        return tally
+
+    async def _waiting(self, where: str) -> list[int]:
+        statement = _WAITING.format(journal=f"{self._source.cns}.{JOURNAL_TABLE}", where=where)
+        rows = await self._source.fetch(statement, (JournalKind.SYMLINK,))
+        return sorted(int(row[0]) for row in rows)
+
+    async def _count_settled(self, fileids: Sequence[int]) -> Tally:
+        waiting = set(await self._waiting(f"fileid IN ({_listed(fileids)})"))
+        settled = [fileid for fileid in fileids if fileid not in waiting]
+        tally = await self._count_chunk(settled) if settled else Tally()
+        tally.uncounted = len(waiting)
         return tally
 
     def _root_counts(self, lo: int, hi: int, waiting: Sequence[int]) -> int:
