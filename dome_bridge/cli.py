@@ -45,6 +45,7 @@ from dome_bridge.daemon import run_daemon
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import BridgeError
 from dome_bridge.exporter import initialise, service
+from dome_bridge.exporter.gate_findings import read_gates
 from dome_bridge.exporter.verify import VerifyReport, verify_site
 from dome_bridge.status import UNKNOWN, Status, Thresholds, estimate_entries, nagios, read_status, render
 from dome_bridge.supervisor import Part
@@ -270,7 +271,7 @@ def status(context: Context, as_nagios: bool) -> int:
     """Show phase, lag, backlog and what was left out."""
     if as_nagios:
         return _nagios(context)
-    found = _run(_read_status(context.config(), exact=True))
+    found = _run(_read_all(context.config()))
     _print_json(found.as_json()) if context.as_json else Console().print(render(found))
     return 0
 
@@ -284,6 +285,12 @@ def _nagios(context: Context) -> int:
         code, line = UNKNOWN, f"DOME-BRIDGE UNKNOWN - {' '.join(str(exc).replace('|', '/').split())}"
     click.echo(line)
     return code
+
+
+async def _read_all(config: Config) -> Status:
+    """With the gates, if both databases answer."""
+    found = await _read_status(config, exact=True)
+    return dataclasses.replace(found, gates=await read_gates(config)) if found.source_reachable else found
 
 
 async def _read_status(config: Config, *, exact: bool) -> Status:
@@ -381,16 +388,17 @@ def _print_pools(found: list[dict[str, Any]]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def complete(context: Context, abandon: bool, yes: bool) -> int:
-    """Remove triggers, journal and state."""
+    """After the commit, remove change capture, journal and state; the fence stays."""
     config = context.config()
-    items = initialise.removal(config).items
-    click.echo("This removes:\n" + "\n".join(f"- {item}" for item in items), err=True)
+    removal = _run(initialise.planned_removal(config, abandon=abandon))
+    removed = "\n".join(f"- {item}" for item in removal.items)
+    click.echo(f"This removes:\n{removed}\n{removal.fence}", err=True)
     if not (yes or click.confirm("Go on?", err=True)):
         click.echo(f"{PROGRAM}: not confirmed; nothing was removed", err=True)
         return FINDING
     _run(initialise.complete(config, abandon=abandon))
     if context.as_json:
-        _print_json({"removed": list(items)})
+        _print_json({"removed": list(removal.items)})
     return 0
 
 

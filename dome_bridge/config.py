@@ -162,10 +162,13 @@ _API_TABLES: Mapping[str, type[Any]] = {
 }
 
 
-def load(path: Path | None, environ: Mapping[str, str], *, etc: Path = Path("/etc")) -> Config:
+def load(
+    path: Path | None, environ: Mapping[str, str], *, etc: Path = Path("/etc"), serves: bool = True
+) -> Config:
     """Read `path` (--config), else $DOME_BRIDGE_CONFIG, else /etc/dome-bridge/dome-bridge.toml.
 
     Without any of them the defaults hold, if /etc/domehead.conf is there to say where DPM's database is.
+    serves: there must be keys and listeners to serve with, and no key that is open to others.
     Raises ConfigError, which names file, section and key.
     """
     file = _config_file(path, environ, etc)
@@ -182,10 +185,10 @@ def load(path: Path | None, environ: Mapping[str, str], *, etc: Path = Path("/et
     config = Config(
         dpm=dpm,
         chimera=_chimera_config(given["chimera"], where),
-        spacemanager=SpacemanagerConfig(**given["spacemanager"]),
+        spacemanager=_spacemanager_config(given["spacemanager"], where),
         exporter=ExporterConfig(**given["exporter"]),
         api=_api_config(given["api"], head, where),
-        auth=auth_config(_with_head("auth", given["auth"], head), head, where),
+        auth=auth_config(_with_head("auth", given["auth"], head), head, where, serves=serves),
         disk=_disk_config(given["disk"], head, where),
         monitoring=MonitoringConfig(**given["monitoring"]),
         dcache=DcacheConfig(**given["dcache"]),
@@ -193,7 +196,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, etc: Path = Path("/et
         domehead=conf,
     )
     _check_gates(config.exporter, where)
-    if config.api.enabled:
+    if config.api.enabled and serves:
         check_listeners(config.api, config.auth, where)
         check_inherited_key(config.auth, head)
     return config
@@ -257,6 +260,14 @@ def _chimera_config(given: Mapping[str, Any], where: str) -> ChimeraConfig:
     if given.get("password_file") and has_password(given.get("dsn", "")):
         raise ConfigError(f"{where}: chimera.password_file and a password in chimera.dsn: keep one of them")
     return ChimeraConfig(**with_secret("chimera", "password", given, where))
+
+
+def _spacemanager_config(given: Mapping[str, Any], where: str) -> SpacemanagerConfig:
+    if given.get("password_file") and has_password(given.get("dsn", "")):
+        raise ConfigError(
+            f"{where}: spacemanager.password_file and a password in spacemanager.dsn: keep one of them"
+        )
+    return SpacemanagerConfig(**with_secret("spacemanager", "password", given, where))
 
 
 def _api_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> ApiConfig:

@@ -33,7 +33,9 @@ _DEMANDED = {
 }
 
 
-def auth_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> AuthConfig:
+def auth_config(
+    given: Mapping[str, Any], head: DomeheadConf, where: str, *, serves: bool = True
+) -> AuthConfig:
     """given: with those keys of DPM's file that have one of their own there."""
     settings = dict(given)
     tables = settings.pop("issuer", None)
@@ -44,10 +46,10 @@ def auth_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> Aut
     )
     if "audience" not in given:
         settings["audience"] = tuple(_listed(head, ALLOWED_AUDIENCE, _audience))
-    settings["xrdhttp_secret"] = _signing_key(given, "xrdhttp_secret_file", where) or head.values.get(
+    settings["xrdhttp_secret"] = _signing_key(given, "xrdhttp_secret_file", where, serves) or head.values.get(
         SIGNING_KEY, ""
     )
-    settings["xrdhttp_old_secret"] = _signing_key(given, "xrdhttp_old_secret_file", where)
+    settings["xrdhttp_old_secret"] = _signing_key(given, "xrdhttp_old_secret_file", where, serves)
     if settings["xrdhttp_old_secret"] and not settings["xrdhttp_secret"]:
         raise ConfigError(
             f"{where}: auth.xrdhttp_old_secret_file is given, but no key that is in use:"
@@ -56,9 +58,9 @@ def auth_config(given: Mapping[str, Any], head: DomeheadConf, where: str) -> Aut
     return AuthConfig(**settings)
 
 
-def _signing_key(given: Mapping[str, Any], name: str, where: str) -> str:
+def _signing_key(given: Mapping[str, Any], name: str, where: str, serves: bool) -> str:
     file = given.get(name)
-    return read_signing_key(file, f"{where}: auth.{name}") if file else ""
+    return read_signing_key(file, f"{where}: auth.{name}", serves=serves) if file else ""
 
 
 def check_inherited_key(auth: AuthConfig, head: DomeheadConf) -> None:

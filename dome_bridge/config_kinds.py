@@ -155,15 +155,6 @@ def _are_hosts(text: str) -> bool:
     return not text or all(host is not None and int(host[1] or 1) in range(1, 65536) for host in hosts)
 
 
-def not_yet(what: str) -> Kind:
-    def parse(value: object) -> bool:
-        if _flag(value):
-            raise ValueError(f"this version of dome-bridge does not have {what} yet")
-        return False
-
-    return Kind("false", parse)
-
-
 def _file(value: object) -> Path:
     path = _path(value)
     if path is None:
@@ -294,3 +285,4 @@ SERVER_ADDRESSES = Kind("array of server=host:port", _server_addresses)
 SUBJECTS = several("array of DNs", subject)
 PROTOCOL = one_of("proxied", "mixed", "https", "http")
 SCHEME = one_of("http", "https")
+OVERBOOKED = one_of("refuse", "shrink")

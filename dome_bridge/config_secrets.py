@@ -70,11 +70,11 @@ def _read_secret(file: Path, where: str) -> str:
     return secret
 
 
-def read_signing_key(file: Path, where: str) -> str:
+def read_signing_key(file: Path, where: str, *, serves: bool = True) -> str:
     """The key in a file that XrdHttp's `http.secretkey` can name: its first line that is long enough.
 
     As XrdHttp does, whatever is no letter or digit is cut off both ends of a line first. Bytes that are not
-    UTF-8 come as lone surrogates.
+    UTF-8 come as lone surrogates. serves: a file that is open to others is refused.
     """
     try:
         lines = file.read_bytes().split(b"\n")
@@ -89,7 +89,8 @@ def read_signing_key(file: Path, where: str) -> str:
             f"{where}: {file} has no line with a key of {SIGNING_KEY_LENGTH} or more characters:"
             " write the one of http.secretkey into it"
         )
-    refuse_if_open(file, OTHERS, where)
+    if serves:
+        refuse_if_open(file, OTHERS, where)
     warn_if_loose(file)
     return key.decode("utf-8", "surrogateescape")
 

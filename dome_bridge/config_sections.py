@@ -17,6 +17,7 @@ import tzlocal
 
 from dome_bridge.config_auth import AuthConfig, IssuerConfig, IssuerMapConfig, TlsConfig
 from dome_bridge.config_auth_kinds import ENDPOINT, Endpoint
+from dome_bridge.config_dcache_kinds import ACCOUNT, FQAN_SETS, HOST_NAME, TOKEN_GROUP_SETS
 from dome_bridge.config_kinds import (
     DCACHE_VERSION,
     DSN,
@@ -26,6 +27,7 @@ from dome_bridge.config_kinds import (
     HEADER,
     HOST_NAMES,
     IP_ADDRESS,
+    OVERBOOKED,
     PATH,
     POOL_DIR,
     PORT,
@@ -41,7 +43,6 @@ from dome_bridge.config_kinds import (
     ServerAddress,
     described,
     iana_zone,
-    not_yet,
     seconds,
     whole,
 )
@@ -163,16 +164,33 @@ class ChimeraConfig:
 
 @dataclass(frozen=True)
 class SpacemanagerConfig:
-    """dCache's space manager. This version of dome-bridge does not fill it yet."""
+    """dCache's space manager, in whose database quotatokens become reservations.
 
-    enabled: bool = field(
-        default=False, metadata=described(not_yet("the space manager"), "reserved for a later version")
-    )
+    Disabled, storage units and quotas of groups take their place, and no database but Chimera is written.
+    """
+
+    enabled: bool = field(default=False, metadata=described(FLAG, "whether dCache will have a space manager"))
     dsn: str = field(
         default="postgresql://dcache@localhost/spacemanager",
         repr=False,
         metadata=described(DSN, "the space manager's database"),
     )
+    password_file: Path | None = field(
+        default=None, metadata=described(PATH, "file with the password, instead of one in the URL")
+    )
+    overbooked: str = field(
+        default="refuse",
+        metadata=described(
+            OVERBOOKED, "what becomes of reservations whose unused parts are more than what is free"
+        ),
+    )
+    # From password_file. Empty: what the URL has.
+    password: str = field(default="", repr=False)
+
+    @property
+    def redacted_dsn(self) -> str:
+        """The URL for logs and messages, any password in it replaced by ***."""
+        return redact(self.dsn)
 
 
 @dataclass(frozen=True)
@@ -212,6 +230,26 @@ class ExporterConfig:
     max_fence_seconds: float = field(
         default=600.0,
         metadata=described(seconds(), "longest time the fence may stand before the cutover is aborted"),
+    )
+    upload_wait_seconds: float = field(
+        default=60.0,
+        metadata=described(seconds(), "wait behind the fence for uploads that were granted before"),
+    )
+    max_uploads: int = field(
+        default=100,
+        metadata=described(whole(0, 1_000_000), "gate of the cutover: most uploads under way"),
+    )
+    artifacts_dir: Path | None = field(
+        default=None,
+        metadata=described(
+            PATH,
+            "where each cutover makes a directory for its report; empty: systemd's state directory, or "
+            "/var/lib/dome-bridge",
+        ),
+    )
+    postpone_file: Path | None = field(
+        default=None,
+        metadata=described(PATH, "while this file exists, no cutover is committed; empty: none"),
     )
 
 
@@ -415,6 +453,40 @@ class DcacheConfig:
     pool_dir: str = field(
         default="{fs}/dcache/{pool}",
         metadata=described(POOL_DIR, "directory of a pool on the file system {fs} of DPM"),
+    )
+    head_host: str = field(
+        default="",
+        metadata=described(
+            HOST_NAME, "full name of its head node; empty: the first of `api.host_names`, or this machine's"
+        ),
+    )
+    pool_user: str = field(
+        default="dpmmgr",
+        metadata=described(ACCOUNT, "account of the pools; DPM's own, so that no file changes its owner"),
+    )
+    srm: bool = field(default=True, metadata=described(FLAG, "whether SRM goes on, on port 8446"))
+    nogroup_gid: int = field(
+        default=65534,
+        metadata=described(
+            whole(1, 2_147_483_647), "gid of certificates without a group; no file and no group may have it"
+        ),
+    )
+    fallback_uid: int = field(
+        default=1_000_000,
+        metadata=described(
+            whole(1, 1_000_000_000),
+            "with a group's gid added, the uid of its members whom DPM has no number for",
+        ),
+    )
+    fqan_sets: tuple[str, ...] = field(
+        default=(),
+        metadata=described(
+            FQAN_SETS, "VOMS proxies to rehearse for each user, besides those that his files tell of"
+        ),
+    )
+    token_group_sets: tuple[str, ...] = field(
+        default=(),
+        metadata=described(TOKEN_GROUP_SETS, "groups of tokens to rehearse, besides each of DPM's alone"),
     )
 
 

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,11 @@ from dome_bridge.config import Config
 from dome_bridge.dome_api.service import ApiService
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import BridgeError, ConfigError
+from dome_bridge.exporter.fence_forecast import predicted_fence_seconds
 from dome_bridge.exporter.follow import Batch
+from dome_bridge.exporter.gate_findings import read_gates
+from dome_bridge.exporter.gates import Gate
+from dome_bridge.exporter.links import LinkFeed
 from dome_bridge.exporter.mirror import Applied
 from dome_bridge.exporter.service import MirrorService
 from dome_bridge.exporter.session import open_session
@@ -108,10 +113,11 @@ class Daemon:
         self.metrics = Metrics()
         self._observer = MetricsObserver(self.metrics)
         self._entries = EntryCache()
+        self._gates: tuple[Gate, ...] | None = None
         self._service = MirrorService(config, stop=stop, observer=self._observer)
         self.listener = MonitoringListener(
             config.monitoring,
-            Providers(self._exposition, partial(_status_json, config, self._entries), self._health),
+            Providers(self._exposition, self._status, self._health),
             port=monitoring_port,
         )
 
@@ -176,9 +182,11 @@ class Daemon:
             entries = await self._entries.current(source, conn)
             self._show(await read_status(source, conn, entries=entries))
             self.metrics.quarantine_counted(await quarantined_by_reason(conn))
+            self.metrics.fence_predicted(await predicted_fence_seconds(conn))
             verified = await last_verify(conn)
             if verified is not None:
                 self.metrics.verified(verified.by_kind, last_clean=verified.last_clean)
+        self._gates = await read_gates(self._config)
 
     def _show(self, status: Status) -> None:
         self._observer.phase_changed(status.phase)
@@ -189,6 +197,10 @@ class Daemon:
             self.metrics.cutover_begun()
             for step in status.cutover.steps:
                 self.metrics.cutover_step(step.name, step.seconds)
+
+    async def _status(self) -> Mapping[str, object]:
+        """Gates as they were at the last refresh."""
+        return await _status_json(self._config, self._entries, self._gates)
 
     async def _exposition(self) -> bytes:
         report = await self._report_of_api()
@@ -234,7 +246,7 @@ class ApiDaemon:
         self._report = report
         self._sickness: str | None = None
         self.metrics = ApiMetrics(is_alone=report is None)
-        self.service = ApiService(config, self.metrics)
+        self.service = ApiService(config, self.metrics, links=LinkFeed(config))
         self.listener = MonitoringListener(
             config.monitoring,
             Providers(self._exposition, partial(_status_json, config, EntryCache()), self._health),
@@ -290,12 +302,15 @@ class ApiDaemon:
         return self._sickness
 
 
-async def _status_json(config: Config, entries: EntryCache) -> Mapping[str, object]:
+async def _status_json(
+    config: Config, entries: EntryCache, gates: tuple[Gate, ...] | None = None
+) -> Mapping[str, object]:
     async with AsyncExitStack() as stack:
         conn = await target.connect(config.chimera, timeout=5.0)
         stack.push_async_callback(target.close, conn)
         source = await _source_if_reachable(config, stack)
-        return (await read_status(source, conn, entries=await entries.current(source, conn))).as_json()
+        status = await read_status(source, conn, entries=await entries.current(source, conn))
+        return replace(status, gates=gates).as_json()
 
 
 async def _source_if_reachable(config: Config, stack: AsyncExitStack) -> Source | None:

@@ -183,6 +183,12 @@ class Metrics(Registered):
             "How long a step of the newest cutover attempt took.",
             ("step",),
         )
+        self._predicted_fence = self._gauge(
+            "cutover_predicted_fence_seconds",
+            "How long a cutover would keep DPM read-only, uploads not counted: the median of what the last "
+            "five rehearsals have predicted. NaN before the first.",
+        )
+        self._predicted_fence.set(math.nan)
 
     def phase_changed(self, phase: Phase) -> None:
         for each in Phase:
@@ -245,6 +251,10 @@ class Metrics(Registered):
 
     def cutover_step(self, name: str, seconds: float) -> None:
         self._step_seconds.labels(name).set(seconds)
+
+    def fence_predicted(self, seconds: float | None) -> None:
+        """None: nobody has rehearsed."""
+        self._predicted_fence.set(math.nan if seconds is None else seconds)
 
 
 class ApiMetrics(Registered):

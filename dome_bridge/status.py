@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,7 @@ from dome_bridge.dpm import read
 from dome_bridge.dpm.schema import ER_NO_SUCH_TABLE
 from dome_bridge.dpm.source import Source, StatementError
 from dome_bridge.errors import SourceError, StateError
+from dome_bridge.exporter.gates import Gate
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.snapshot import DIRECTORIES, ENTRIES
 from dome_bridge.statements import load
@@ -102,7 +103,8 @@ class Status:
     """A site at the instant `at` (our clock). What is unknown, or not yet known, is None.
 
     lag_seconds and heartbeat_at are on the source server's clock. quarantined counts entries
-    that are left out, dropped_facts what single entries are without.
+    that are left out, dropped_facts what single entries are without. gates: of the cutover, as they
+    stand; none where it cannot begin.
     """
 
     phase: Phase
@@ -119,6 +121,7 @@ class Status:
     snapshot: SnapshotStatus | None = None
     verify: VerifyStatus = field(default_factory=VerifyStatus)
     cutover: CutoverStatus | None = None
+    gates: tuple[Gate, ...] | None = None
     source_reachable: bool = False
     instance_id: str | None = None
     chimera_version: str | None = None
@@ -130,6 +133,8 @@ class Status:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, Gate):
+        return value.as_json()
     if is_dataclass(value):
         return {key: _plain(each) for key, each in vars(value).items()}
     if isinstance(value, tuple):
@@ -468,9 +473,10 @@ def render(status: Status) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for name, value in _lines(status):
         table.add_row(Text(name, style="bold"), Text(value))
-    if status.cutover is None or not status.cutover.steps:
-        return table
-    return Group(table, _cutover_table(status.cutover))
+    further = [_gate_table(status.gates)] if status.gates else []
+    if status.cutover is not None and status.cutover.steps:
+        further.append(_cutover_table(status.cutover))
+    return Group(table, *further)
 
 
 def _lines(status: Status) -> Iterator[tuple[str, str]]:
@@ -495,6 +501,13 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     if status.cutover is not None:
         yield "cutover", _cutover_words(status.cutover)
     yield "instance id", f"{status.instance_id}, Chimera schema of dCache {status.chimera_version}"
+
+
+def _gate_table(gates: Sequence[Gate]) -> Table:
+    table = Table("gate", "holds", "value, threshold, remedy", title="cutover, gates", title_justify="left")
+    for gate in gates:
+        table.add_row(Text(gate.id), "yes" if gate.ok else "no", Text(gate.message))
+    return table
 
 
 def _cutover_table(cutover: CutoverStatus) -> Table:

@@ -202,6 +202,8 @@ class ApiUser:
         self.directories: list[str] = []
         self.files: dict[str, list[Path]] = {}
         self.links: list[str] = []
+        self.has_files_in_transit = True
+        """Whether he uploads and removes files, which for an instant have no replica."""
         self._filesystems = filesystems
         self._serial = serial
         self._names = 0
@@ -212,7 +214,8 @@ class ApiUser:
             await self.settle()
             await look(self)
         else:
-            await self.rng.choices(list(OPERATIONS), list(OPERATIONS.values()))[0](self)
+            weights = OPERATIONS if self.has_files_in_transit else IN_PLACE
+            await self.rng.choices(list(weights), list(weights.values()))[0](self)
 
     async def settle(self) -> None:
         """In a directory of his own; at the top, made by an administrator, if his home cannot be found.
@@ -451,6 +454,9 @@ OPERATIONS: Mapping[Callable[[ApiUser], Awaitable[None]], float] = {
 }
 
 
+IN_PLACE = {operation: OPERATIONS[operation] for operation in OPERATIONS if operation not in (upload, unlink)}
+
+
 class ApiWriter:
     """Some users at work at once, from when the API answers. interval: their pause between two things."""
 
@@ -470,6 +476,11 @@ class ApiWriter:
     @property
     def report(self) -> ClientReport:
         return self._door.report
+
+    def end_transfers(self) -> None:
+        """From now on users leave their files where they are, but go on writing."""
+        for user in self._users:
+            user.has_files_in_transit = False
 
     async def run(self, *, stop: asyncio.Event) -> None:
         """Until `stop` is set; what is under way then is finished."""

@@ -23,20 +23,26 @@ def reference() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _command(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
+def _command(name: str, command: click.Command, parent: click.Context, level: str = "##") -> Iterator[str]:
+    """With those of a group below it, one level deeper."""
     context = click.Context(command, info_name=name, parent=parent)
     pieces = " ".join(command.collect_usage_pieces(context))
-    yield f"## `dome-bridge {name}`\n"
+    yield f"{level} `{context.command_path}`\n"
     yield inspect.cleandoc(command.help or "")
-    yield f"\n    dome-bridge {name} {pieces}"
+    yield f"\n    {context.command_path} {pieces}"
     options = list(_options(command, context))
     if options:
         yield ""
         yield from options
+    if isinstance(command, click.Group):
+        for below in sorted(command.commands):
+            yield ""
+            yield from _command(below, command.commands[below], context, f"{level}#")
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
-    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    parameters = [each for each in command.get_params(context) if isinstance(each, click.Option)]
+    records = [parameter.get_help_record(context) for parameter in parameters]
     rows = [record for record in records if record is not None and "--help" not in record[0]]
     if not rows:
         return

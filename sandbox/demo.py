@@ -11,30 +11,31 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pymysql
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from dome_bridge.chimera import target
 from dome_bridge.config import load
 from dome_bridge.exporter.session import open_session
 from dome_bridge.exporter.verify import Verifier
+from sandbox import operations as op
 from sandbox.acceptance import acceptance_failures
 from sandbox.api_clients import ApiWriter, ClientReport
 from sandbox.bulk import connected
+from sandbox.demo_score import Score, summary
 from sandbox.playground import (
     CHIMERA,
     CNS,
@@ -47,73 +48,49 @@ from sandbox.playground import (
     play,
     site_size,
 )
+from sandbox.pool_links import DiskServer, PoolLinks, Said
 from sandbox.servers import SandboxError
-from sandbox.writer import CatalogWriter
+from sandbox.writer import TAME, CatalogWriter
 
 WIDTH = 100
 FOLLOW_SECONDS = 3.0
 PATIENCE_SECONDS = 300.0
-MAX_LINKS = 50_000
 EXAMPLES = 3
 FENCED_SECONDS = 10.0
+FRESH = 3.0
+"""Seconds of lag."""
 
 LOCATED = """
-SELECT n.ipnfsid, n.isize, l.ilocation AS pool FROM t_inodes n
+SELECT n.ipnfsid, n.isize, l.ilocation AS pool, c.isum FROM t_inodes n
   JOIN t_locationinfo l ON l.inumber = n.inumber AND l.itype = 1
+  LEFT JOIN t_inodes_checksum c ON c.inumber = n.inumber AND c.itype = 1
  WHERE n.itype = 32768 ORDER BY n.inumber, l.ilocation"""
 REPLICAS = f"""
-SELECT r.fileid, m.filesize, r.poolname, r.host, r.sfn
+SELECT r.fileid, m.filesize, r.poolname, r.host, r.sfn, m.csumvalue, m.xattr
   FROM {CNS}.Cns_file_replica r JOIN {CNS}.Cns_file_metadata m ON m.fileid = r.fileid
  WHERE r.status = '-' ORDER BY r.rowid"""
 WRITE = f"UPDATE {CNS}.Cns_file_metadata SET mtime = mtime + 1 WHERE fileid = 1"
 
 
-@dataclass
-class Score:
-    """What the summary shows, and what the exit code depends on."""
+CUTOVER_OPTIONS = ("--yes", "--wait-uploads", "3")
+"""The random writer leaves uploads that never end."""
 
-    source: int = 0
-    mirrored: int = 0
-    quarantined: int = 0
-    dropped_facts: int = 0
-    copy_seconds: float = 0.0
-    changes: int = 0
-    operations: int = 0
-    refused: int = 0
-    api: ClientReport = field(default_factory=ClientReport)
-    compared: int = 0
-    mismatches: int = 0
-    lag: float | None = None
-    fence_seconds: float = 0.0
-    steps: list[Mapping[str, Any]] = field(default_factory=list)
-    acceptance: list[str] = field(default_factory=list)
-    links: int = 0
-    bad_links: list[str] = field(default_factory=list)
-    without_file: int = 0
+TOKEN = re.compile(r"(?:--accept|it is) (\d+:\w+)")
+"""Of the quarantine, in a gate or in a refusal."""
 
-    @property
-    def agrees(self) -> bool:
-        return self.source == self.mirrored + self.quarantined and self.mismatches == 0
+ATTEMPTS = 5
 
-    @property
-    def ok(self) -> bool:
-        return (
-            self.agrees
-            and not self.acceptance
-            and not self.bad_links
-            and self.links > 0
-            and self.api_ok
-            and self.fence_ok
-        )
-
-    @property
-    def api_ok(self) -> bool:
-        return self.api.taken > 0 and not self.api.complaints
-
-    @property
-    def fence_ok(self) -> bool:
-        """Whether clients of the API met it as the protocol says: writes refused, reads answered."""
-        return self.api.refused > 0 and self.api.read_meanwhile > 0
+ORDERLY: Mapping[op.Operation, float] = {
+    operation: TAME[operation]
+    for operation in (
+        *(op.finish_abandoned_upload, op.drain_replica, op.touch_replica, op.count_access),
+        *(op.chmod, op.set_acl, op.clear_acl, op.utime, op.touch_access_time),
+        *(op.change_checksum, op.change_legacy_checksum, op.change_xattr, op.set_guid, op.set_comment),
+        *(op.change_directory_size, op.recompute_directory_sizes, op.correct_link_count),
+        *(op.new_user, op.new_group, op.set_token, op.change_token),
+    )
+}
+"""Changes that neither make rot nor mend it: that would ask again whether the quarantine is accepted."""
 
 
 class Stage:
@@ -151,23 +128,25 @@ class Demo:
     async def run(self) -> Score:
         await self._check()
         await self._init()
-        async with (
-            self.playground.writer() as writer,
-            self.playground.daemon() as daemon,
-            self.playground.clients() as clients,
-        ):
-            await self._copy(daemon)
-            await self._follow(writer, clients)
-            await self._verify()
-            await self._pools()
-            await self._quarantine()
-            await self._rehearse_abort()
-            await self._cut_over(writer, clients)
-        self.score.operations = writer.report.attempted
-        self.score.refused = writer.report.refused.total()
+        async with self.playground.daemon() as daemon, self.playground.clients() as clients:
+            async with self.playground.writer() as writer:
+                await self._copy(daemon)
+                await self._follow(writer, clients)
+                await self._verify()
+                await self._pools()
+                await self._link()
+                await self._quarantine()
+            clients.end_transfers()
+            async with self.playground.writer(weights=ORDERLY, seed=2) as orderly:
+                await self._rehearse()
+                await self._accepting(self._rehearse_abort)
+                await self._accepting(partial(self._cut_over, orderly, clients))
+        self.score.operations = writer.report.attempted + orderly.report.attempted
+        self.score.refused = writer.report.refused.total() + orderly.report.refused.total()
         self.score.api = clients.report
         await self._judge()
-        await self._link()
+        await self._judge_links()
+        await self._roll_back()
         return self.score
 
     async def _bridge(self, *arguments: str, wanted: int = 0) -> Outcome:
@@ -254,7 +233,7 @@ class Demo:
         self.stage.step(
             "Pools", "One dCache pool for each DPM pool on each file system, under a stable name."
         )
-        pools = (await self._bridge("--json", "pools")).json()["pools"]
+        pools = await self._planned()
         for pool in pools:
             self.stage.output(
                 f"{pool['files']:7} files  {pool['server']:20} {Path(pool['fs']).name:5} {pool['dpm_pool']:8}"
@@ -274,33 +253,58 @@ class Demo:
         for row in [row for row in rows if row["scope"] == "entry"][:1]:
             self.stage.output(json.dumps({key: row[key] for key in ("fileid", "reason", "path", "detail")}))
 
+    async def _rehearse(self) -> None:
+        self.stage.step(
+            "Rehearse", "All of the cutover that changes nothing, on the live site, judged by its gates."
+        )
+        found = (await self._bridge("--json", "rehearse", wanted=1)).json()
+        for gate in found["gates"]:
+            self.stage.output(f"{'yes' if gate['ok'] else 'NO '}  {gate['id']:19}  {gate['message']}")
+        self.score.predicted_fence = found["predicted_fence_seconds"]
+        self.stage.say(f"predicted: the fence stands for {self.score.predicted_fence:.1f} s")
+        self.stage.say("what is left out must be accepted, by its number and its hash:")
+        await self._accept(next(gate["message"] for gate in found["gates"] if not gate["ok"]))
+
+    async def _accept(self, message: str) -> None:
+        """As often as it changes in between."""
+        for _ in range(ATTEMPTS):
+            if not (told := TOKEN.findall(message)):
+                break
+            try:
+                await self._bridge("quarantine", "--accept", told[-1])
+                return
+            except CommandError as exc:
+                message = str(exc)
+        raise CommandError(message)
+
+    async def _accepting(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """What is left out anew makes the gate ask again; then it is accepted, too."""
+        for _ in range(ATTEMPTS):
+            try:
+                return await attempt()
+            except CommandError as exc:
+                await self._accept(str(exc))
+        raise CommandError(f"the quarantine has changed {ATTEMPTS} times while the cutover was begun")
+
     async def _rehearse_abort(self) -> None:
         self.stage.step(
             "Rehearse the way back", "A cutover is killed (SIGKILL) just before its commit, then taken back."
         )
-        async with self._batch_under_way():
-            self.stage.command("cutover", "--yes", "&")
-            process = await self.playground.start("cutover", "--yes")
-            try:
-                await self._until_rechecked(process)
-                await self._try_to_write()
-            finally:
-                await end(process, signal.SIGKILL)
+        postponed = self.playground.config.with_name("postpone-the-commit")
+        postponed.touch()
+        command = ("cutover", *CUTOVER_OPTIONS, "--postpone-file", str(postponed))
+        self.stage.command(*command, "&")
+        process = await self.playground.start(*command)
+        try:
+            await self._until_rechecked(process)
+            await self._try_to_write()
+        finally:
+            await end(process, signal.SIGKILL)
+            postponed.unlink()
         self.stage.say("the cutover is killed; its fence still stands")
         aborted = (await self._bridge("--json", "cutover", "--abort")).json()
         self.stage.say(f"{aborted['state']} after a fence of {aborted['fence_seconds']:.1f} s")
         await self._try_to_write()
-
-    @asynccontextmanager
-    async def _batch_under_way(self) -> AsyncIterator[None]:
-        """Holds the gate as a batch does, so that no cutover can commit meanwhile."""
-        config = load(self.playground.config, os.environ)
-        conn = await target.connect(config.chimera)
-        try:
-            async with target.passing_gate(conn):
-                yield
-        finally:
-            await target.close(conn)
 
     async def _until_rechecked(self, process: asyncio.subprocess.Process) -> None:
         async for status in self._statuses(process):
@@ -321,10 +325,10 @@ class Demo:
 
     async def _cut_over(self, writer: CatalogWriter, clients: ApiWriter) -> None:
         self.stage.step("Cutover", "Fence, drain, recheck, commit; users write until the fence stops them.")
-        status = (await self._bridge("--json", "status")).json()
+        status = await self._status()
         self.score.lag, self.score.changes = status["lag_seconds"], status["journal_applied"]
         self.score.copy_seconds = _seconds_of(status["snapshot"])
-        outcome = await self._bridge("--json", "cutover", "--yes")
+        outcome = await self._bridge("--json", "cutover", *CUTOVER_OPTIONS)
         self.stage.output(outcome.said)
         report = outcome.json()
         self.score.fence_seconds, self.score.steps = report["fence_seconds"], report["steps"]
@@ -337,6 +341,12 @@ class Demo:
             f"writes that the API has answered with 503 and Retry-After: {clients.report.refused}; "
             f"it goes on reading: {clients.report.read_meanwhile}"
         )
+
+    async def _status(self) -> dict[str, Any]:
+        """As the daemon's listener says it."""
+        if (status := await self.playground.status()) is None:
+            raise CommandError(f"the daemon does not answer: {self.playground.daemon_words()}")
+        return status
 
     async def _until_fenced(self, report: ClientReport) -> None:
         """The fence stays, so the users meet it if the API tells them, and read on."""
@@ -375,28 +385,82 @@ class Demo:
     async def _link(self) -> None:
         self.stage.step(
             "Hard links",
-            "The pool plan and the ids in Chimera lead to the real files. The links are made by this demo: "
-            "this release of dome-bridge has no tool for the disk nodes yet.",
+            "Beside each of DPM's files a link is made in a pool directory, while DPM serves. What has to be "
+            "there comes from `links`, made it is by `dpm-pool-link` on each disk server.",
         )
+        for name in self._servers():
+            said = await self._link_on(name)
+            self.stage.say(f"{name}: {said.words.splitlines()[0].partition(': links: ')[2]}")
+
+    async def _planned(self) -> list[dict[str, Any]]:
+        """Servers that the random writer adds do not answer, which is an error of the plan."""
+        self.stage.command("--json", "pools")
+        process = await self.playground.start("--json", "pools")
+        output, said = await process.communicate()
+        if process.returncode not in (0, 1):
+            raise CommandError(f"`dome-bridge pools` ended with code {process.returncode}: {said.decode()}")
+        return list(json.loads(output)["pools"])
+
+    def _servers(self) -> list[str]:
+        """Those that have disks here; the random writer adds others."""
+        return sorted({place.server for place in self.playground.site.filesystems})
+
+    async def _link_on(self, name: str) -> Said:
+        server = self._disk_server(name)
+        since = await server.cursor()
+        feed = await self._bridge("links", "--server", name, *(["--since", since] if since else []))
+        return await server.link(feed.output)
+
+    def _disk_server(self, name: str) -> DiskServer:
+        return DiskServer(name, self.playground.directory / "links" / name)
+
+    async def _judge_links(self) -> None:
+        self.stage.step(
+            "The last links",
+            "Only what changed since is left to do. Then size and adler32 of each are compared with Chimera.",
+        )
+        for name in self._servers():
+            said = await self._link_on(name)
+            self.stage.say(f"{name}: {said.words.splitlines()[0].partition(': links: ')[2]}")
         async with self.playground.postgres.connect(CHIMERA) as conn:
-            located = await conn.fetch(LOCATED)
-        pools = (await self._bridge("--json", "pools")).json()["pools"]
-        disks = await asyncio.to_thread(Disks, pools, await self._replicas())
-        await asyncio.to_thread(disks.link_all, [tuple(row) for row in located[:MAX_LINKS]])
-        if len(located) > MAX_LINKS:
-            self.stage.say(f"a sample: the first {MAX_LINKS} of {len(located)} locations")
-        else:
-            disks.expect_all_linked(except_for=await self._listed())
-        self.score.links, self.score.bad_links = disks.links, disks.complaints
-        self.score.without_file = disks.without_file
+            located = [tuple(row) for row in await conn.fetch(LOCATED)]
+        pools = await self._planned()
+        links = await asyncio.to_thread(PoolLinks, pools, await self._replicas())
+        await asyncio.to_thread(links.look, located)
+        links.expect_no_other(located)
+        links.expect_all_linked(except_for=await self._listed())
+        self.score.links, self.score.summed, self.score.bad_links = (
+            links.links,
+            links.summed,
+            links.complaints,
+        )
+        self.score.without_file = links.without_file
         self.stage.say(
-            f"{disks.links} links made, each size checked with Chimera; {len(disks.complaints)} complaints"
+            f"{links.links} links, each of the size that Chimera says; adler32 computed and equal for "
+            f"{links.summed}; {len(links.complaints)} complaints"
         )
         self.stage.say(
-            f"{disks.without_file} locations without a file of that size: random writer and rot are rows only"
+            f"{links.without_file} locations without a file of that size: random writer and rot are rows only"
         )
-        for line in (disks.complaints or disks.examples)[:EXAMPLES]:
+        for line in (links.complaints or links.examples)[:EXAMPLES]:
             self.stage.output(line)
+
+    async def _roll_back(self) -> None:
+        self.stage.step(
+            "Roll back",
+            "dCache has written nothing yet, as Chimera's data show: so the commit can be taken back.",
+        )
+        self.stage.output((await self._bridge("rollback", "--yes")).output)
+        await self._try_to_write()
+        self.stage.command("run", "&")
+        async with self.playground.daemon() as daemon:
+            async for status in self._statuses(daemon):
+                if status["phase"] == "following" and (status["lag_seconds"] or FRESH) < FRESH:
+                    break
+            self.stage.say(f"phase {status['phase']}, {status['lag_seconds']:.0f} s behind")
+            report = (await self._bridge("--json", "verify")).json()
+        self.score.returned = report["missing"] + report["extra"] + report["different"] == 0
+        self.stage.say(f"compared {report['compared']} entries, with what was written since")
 
     async def _listed(self) -> set[int]:
         """Fileids of which something is in the quarantine."""
@@ -417,113 +481,6 @@ def _seconds_of(copy: Mapping[str, Any] | None) -> float:
         return 0.0
     began, ended = (datetime.fromisoformat(copy[key]) for key in ("started_at", "finished_at"))
     return (ended - began).total_seconds()
-
-
-class Disks:
-    """The disk nodes' directories: finds DPM's file for a location, and links it into the pool.
-
-    A file counts as real if it is on disk in the size that DPM's catalog says. What the random
-    writer adds, moves or resizes is not: it changes rows and has no disks.
-    """
-
-    def __init__(self, pools: Iterable[Mapping[str, Any]], replicas: Iterable[tuple[Any, ...]]) -> None:
-        self._pools = {pool["name"]: pool for pool in pools}
-        self._files: dict[tuple[int, str], Path] = {}
-        for fileid, size, dpm_pool, host, sfn in replicas:
-            path = Path(_text(sfn).partition(":")[2])
-            if path.is_file() and path.stat().st_size == size:
-                for pool in self._pools.values():
-                    if _is_on(pool, _text(dpm_pool), _text(host), path):
-                        self._files.setdefault((fileid, pool["name"]), path)
-        self._linked: set[tuple[int, str]] = set()
-        self.without_file = 0
-        self.complaints: list[str] = []
-        self.examples: list[str] = []
-
-    @property
-    def links(self) -> int:
-        return len(self._linked)
-
-    def link_all(self, located: Iterable[tuple[str, int, str]]) -> None:
-        """located: pnfsid, size and pool, as Chimera has them."""
-        for pnfsid, size, pool in located:
-            fileid = int(pnfsid[20:], 16)
-            path = self._files.get((fileid, pool))
-            if path is None:
-                self.without_file += 1
-            elif path.stat().st_size != size:
-                self.complaints.append(f"{pnfsid}: {size} bytes in Chimera, not so {path}")
-            else:
-                self._link(pnfsid, pool, path)
-                self._linked.add((fileid, pool))
-
-    def _link(self, pnfsid: str, pool: str, path: Path) -> None:
-        link = Path(self._pools[pool]["path"]) / "data" / pnfsid
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.hardlink_to(path)
-        if not self.examples:
-            self.examples = [f"{path}", f"= {link}"]
-
-    def expect_all_linked(self, *, except_for: set[int]) -> None:
-        """Every real file must have been found through Chimera, unless the quarantine says why not."""
-        lost = {place for place in self._files.keys() - self._linked if place[0] not in except_for}
-        self.complaints += [f"no link for fileid {fileid} in {pool}" for fileid, pool in sorted(lost)]
-
-
-def _is_on(pool: Mapping[str, Any], dpm_pool: str, host: str, path: Path) -> bool:
-    return (pool["dpm_pool"], pool["server"]) == (dpm_pool, host) and path.is_relative_to(pool["fs"])
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "surrogateescape")
-
-
-def summary(score: Score, seconds: float) -> Table:
-    """One row a fact, good ones in green."""
-    table = Table(title="Summary", title_justify="left", show_header=False, expand=True)
-    table.add_column(min_width=30)
-    table.add_column()
-    for name, value, good in _facts(score):
-        style = {True: "green", False: "bold red", None: ""}[good]
-        table.add_row(name, Text(value, style=style))
-    table.add_section()
-    for step in score.steps:
-        table.add_row(f"step {step['name']}", f"{step['seconds']:.2f} s")
-    table.add_section()
-    verdict = "source and target agree" if score.ok else "NOT GOOD: see the red lines"
-    table.add_row(verdict, f"in {seconds:.0f} s, building the site included")
-    return table
-
-
-def _facts(score: Score) -> Iterable[tuple[str, str, bool | None]]:
-    agrees = score.source == score.mirrored + score.quarantined
-    yield "source entries", f"{score.source}", None
-    yield "mirrored", f"{score.mirrored}", agrees
-    yield "quarantined", f"{score.quarantined} entries, and {score.dropped_facts} single facts", agrees
-    yield "mismatches", f"{score.mismatches} of {score.compared} compared", score.mismatches == 0
-    yield "acceptance queries", ", ".join(score.acceptance) or "all clean", not score.acceptance
-    yield "first copy", f"{score.copy_seconds:.0f} s, under load", None
-    writes = f"{score.operations} SQL operations, {score.api.taken} API writes"
-    yield "changes followed", f"{score.changes} journal rows, of {writes}", None
-    yield (
-        "lag before the fence",
-        "unknown" if score.lag is None else f"{score.lag:.0f} s",
-        score.lag is not None,
-    )
-    yield "fence", f"{score.fence_seconds:.2f} s; {score.refused} writes with SQL refused", None
-    yield from _api_facts(score)
-    complaints = f", {len(score.bad_links)} complaints" if score.bad_links else ""
-    yield "links made (by the demo)", f"{score.links}{complaints}", score.links > 0 and not score.bad_links
-
-
-def _api_facts(score: Score) -> Iterable[tuple[str, str, bool | None]]:
-    api = score.api
-    statuses = ", ".join(f"{status}: {count}" for status, count in sorted(api.by_status.items()))
-    yield "DOME API, requests", f"{api.requests} ({statuses})", api.requests > 0
-    yield "answers unknown to DOME", "; ".join(api.complaints[:EXAMPLES]) or "none", not api.complaints
-    yield "writes through the API", f"{api.taken}; {api.files_removed} files removed from disk", api.taken > 0
-    fenced = f"{api.refused} writes; {api.read_meanwhile} reads answered meanwhile"
-    yield "refused by the fence with 503", fenced, score.fence_ok
 
 
 def banner(playground: Playground, stage: Stage) -> None:

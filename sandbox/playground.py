@@ -170,7 +170,8 @@ class Playground:
         )
 
     def _environment(self) -> Mapping[str, str]:
-        return {**os.environ, "COLUMNS": str(OUTPUT_COLUMNS), "NO_COLOR": "1"}
+        reports = {"STATE_DIRECTORY": str(self.directory)}
+        return {**os.environ, **reports, "COLUMNS": str(OUTPUT_COLUMNS), "NO_COLOR": "1"}
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[asyncio.subprocess.Process]:

@@ -83,11 +83,13 @@ def addresses(playground: Playground) -> Table:
 def examples(playground: Playground) -> list[str]:
     maria = playground.maria
     return [
-        f"export DOME_BRIDGE_CONFIG={playground.config}",
+        f"export DOME_BRIDGE_CONFIG={playground.config} STATE_DIRECTORY={playground.directory}",
         ".venv/bin/dome-bridge status",
         ".venv/bin/dome-bridge verify",
         ".venv/bin/dome-bridge quarantine",
+        ".venv/bin/dome-bridge rehearse",
         ".venv/bin/dome-bridge cutover",
+        ".venv/bin/dome-bridge rollback",
         f"mysql --socket={maria.unix_socket} --user={maria.user} --password={maria.password} {CNS}",
         f"psql {playground.postgres.dsn(CHIMERA)}",
         f"curl -s {playground.monitoring}/metrics",

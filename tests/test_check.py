@@ -22,10 +22,14 @@ from dome_bridge.exporter import capture
 from dome_bridge.exporter import check as checks
 from dome_bridge.exporter.check import CHECKS, CheckReport, check
 from dome_bridge.exporter.findings import Finding, Severity
+from dome_bridge.exporter.gate_findings import CHECKS as GATE_CHECKS
+from dome_bridge.exporter.gate_findings import read_gates
 from dome_bridge.exporter.initialise import initialise
+from dome_bridge.exporter.rehearsal import rehearse
 from sandbox.catalog import create_schemas, make_site
 from sandbox.servers import MariaServer, PostgresServer
 from sandbox.site import SiteOptions
+from tests.fixtures.cutover import Ready
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.snapshot import bridge_config, copy_catalog
 from tests.fixtures.source import dpm_config, writer
@@ -117,9 +121,10 @@ async def test_sound_site_has_information_only(config: Config) -> None:
     report = await check(config)
     assert report.ok
     assert ids(report, Severity.ERROR) == set()
-    # the made-up site has a file system that two pools share
-    assert ids(report, Severity.WARNING) <= {"pool-shared-filesystem"}
-    assert {"source", "source-size", "chimera", "capture"} <= ids(report, Severity.INFO)
+    # the made-up site has a file system that two pools share, and quotatokens of several groups
+    assert ids(report, Severity.WARNING) <= {"pool-shared-filesystem", "space-quota-lost"}
+    informed = {"source", "source-size", "chimera", "capture", "pool-not-asked", "space-model"}
+    assert informed <= ids(report, Severity.INFO)
 
 
 async def test_rotten_site_has_warnings_and_no_errors(rotten_config: Config) -> None:
@@ -130,7 +135,7 @@ async def test_rotten_site_has_warnings_and_no_errors(rotten_config: Config) -> 
     assert {"abandoned-uploads", "quotatoken-path"} <= warned
     assert found(report, "quarantine-acl-invalid").count == 17
     assert found(report, "quarantine-acl-invalid").remedy == REASONS["acl-invalid"].remedy
-    assert found(report, "quotatoken-path").count == 4
+    assert found(report, "quotatoken-path").count == 5
     assert found(report, "abandoned-uploads").count == 2
 
 
@@ -151,6 +156,28 @@ async def test_nothing_is_written_to_either_database(
     await check(rotten_config)
     assert (await source_contents(maria, dpm_site), await chimera_contents(conn)) == before
     assert await conn.fetchval("SELECT to_regnamespace('dome_bridge') IS NOT NULL") is initialised
+
+
+async def test_gates_are_shown_as_they_stand_and_nothing_is_tried(
+    ready: Ready, conn: asyncpg.Connection, maria: MariaServer, dpm_site: DpmSite
+) -> None:
+    before = await source_contents(maria, dpm_site), await chimera_contents(conn)
+    report = await quick(ready.config)
+    assert (await source_contents(maria, dpm_site), await chimera_contents(conn)) == before
+    assert [finding.id for finding in report.findings if finding.id in GATE_CHECKS] == list(GATE_CHECKS)
+    assert found(report, "gate-lag").severity is Severity.INFO
+    untried = found(report, "gate-rollback-proven")
+    assert untried.severity is Severity.WARNING
+    assert "run `dome-bridge rehearse`" in untried.message
+    assert report.ok
+    await rehearse(ready.config)
+    tried = found(await quick(ready.config), "gate-rollback-proven")
+    assert (tried.severity, "tried 0.0 h ago" in tried.message) == (Severity.INFO, True)
+
+
+async def test_there_are_no_gates_before_init(config: Config) -> None:
+    assert not ids(await quick(config)) & set(GATE_CHECKS)
+    assert await read_gates(config) == ()
 
 
 async def test_without_forecast_the_quarantine_is_not_predicted(rotten_config: Config) -> None:
@@ -409,11 +436,11 @@ class TestPoolsAndTokens:
     async def test_recent_uploads_are_not_abandoned(self, config: Config, dpm_site: DpmSite) -> None:
         await execute(
             dpm_site,
-            "UPDATE Cns_file_replica SET status = 'P', ctime = UNIX_TIMESTAMP() - 3600 LIMIT 3",
+            "UPDATE Cns_file_replica SET status = 'P', ctime = UNIX_TIMESTAMP() - 3000 LIMIT 3",
         )
         assert "abandoned-uploads" not in ids(await quick(config))
         strict = replace(config, api=replace(config.api, abandoned_upload_hours=1))
-        await execute(dpm_site, "UPDATE Cns_file_replica SET ctime = ctime - 60 WHERE status = 'P' LIMIT 2")
+        await execute(dpm_site, "UPDATE Cns_file_replica SET ctime = ctime - 660 WHERE status = 'P' LIMIT 2")
         assert found(await quick(strict), "abandoned-uploads").count == 2
 
     async def test_deletions_that_are_ours_and_not_finished_are_counted(

@@ -82,9 +82,10 @@ QUARANTINE: Shape = {
 POOL: Shape = {
     **dict.fromkeys(("name", "server", "fs", "dpm_pool", "path"), str),
     **dict.fromkeys(("files", "bytes"), int),
+    **dict.fromkeys(("size", "free"), None),
     "findings": list,
 }
-CUTOVER: Shape = {"state": str, "fence_seconds": NUMBER, "steps": list, "artifacts": None}
+CUTOVER: Shape = {"state": str, "fence_seconds": NUMBER, "steps": list, "reason": str}
 STEP: Shape = {"name": str, "seconds": NUMBER}
 
 
@@ -476,12 +477,18 @@ async def test_cutover_refused_by_gates_names_them_and_leaves_no_trace(copied: P
 async def test_cutover_asks_then_commits_and_complete_removes_everything(copied: Place) -> None:
     bridge = copied.bridge
     await bridge.good("verify")
+    await bridge.accept_quarantine()
     asked = await bridge("cutover", answer="n\n")
     assert (asked.code, asked.out) == (1, "")
     assert "snapshot-complete: " in asked.err
     assert "Go on? [y/N]: dome-bridge: the cutover was not confirmed; nothing was done" in asked.err
-    done = await bridge("cutover", answer="y\n")
+    declined = await bridge("cutover", answer="y\nn\n")
+    assert (declined.code, declined.json["state"]) == (1, "aborted")
+    assert "DPM is read-only. Commit? [y/N]: " in declined.err
+    assert declined.json["reason"] == "decide: the commit was declined"
+    done = await bridge("cutover", answer="y\ny\n")
     assert done.code == 0, done.err
+    assert (Path(done.json["artifacts"]) / "report.md").exists()
     assert_shape(done.json, CUTOVER)
     assert done.json["state"] == "committed"
     for step in done.json["steps"]:
@@ -514,11 +521,11 @@ async def test_complete_asks_and_before_a_commit_wants_abandon(copied: Place) ->
     assert declined.err.endswith("dome-bridge: not confirmed; nothing was removed\n")
     refused = await bridge("complete", "--yes")
     assert refused.code == 2
-    assert "dome-bridge complete --abandon" in refused.err.splitlines()[-1]
+    assert "dome-bridge complete --abandon" in only_line(refused)
     assert await copied.traces() == traces
     done = await bridge("complete", "--abandon", answer="y\n")
     assert done.code == 0
-    assert len(done.json["removed"]) == 3
+    assert len(done.json["removed"]) == 4
     assert await copied.traces() == (0, 0, False)
     assert (await bridge.good("status"))["phase"] == "uninitialised"
 

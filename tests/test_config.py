@@ -216,6 +216,8 @@ def test_socket_is_kept_beside_the_host_of_domehead_conf(etc: Path) -> None:
         ("[exporter]\nheartbeat_seconds = -1.5", "exporter.heartbeat_seconds: expected seconds, above 0,"),
         ("[exporter]\nheartbeat_seconds = nan", "exporter.heartbeat_seconds: expected seconds, above 0,"),
         ("[exporter]\nmax_fence_seconds = inf", "exporter.max_fence_seconds: expected seconds, above 0,"),
+        ("[exporter]\nmax_uploads = -1", "exporter.max_uploads: expected whole number from 0 to 1000000"),
+        ("[exporter]\nartifacts_dir = 'here'", "exporter.artifacts_dir: expected absolute path, or empty"),
         ("[exporter]\nmax_lag_seconds = true", "exporter.max_lag_seconds: expected seconds, above 0,"),
         (
             "[exporter]\nlock_wait_seconds = 61",
@@ -266,17 +268,17 @@ def test_file_that_is_not_utf8_is_refused(etc: Path) -> None:
         load(etc / "bridge.toml", {}, etc=etc)
 
 
-def test_what_a_later_version_will_have_is_refused_as_such(etc: Path) -> None:
-    message = refusal(etc, "[spacemanager]\nenabled = true")
-    assert "this version of dome-bridge does not have the space manager yet" in message
+def test_space_manager_has_two_passwords_at_most_one_of_which_is_taken(etc: Path) -> None:
+    text = "spacemanager.dsn = 'postgresql://u:pw@h/s'\nspacemanager.password_file = '/etc/pw'\n"
+    assert refusal(etc, text).startswith("spacemanager.password_file and a password in spacemanager.dsn")
 
 
-def test_what_a_later_version_will_have_may_be_switched_off(etc: Path) -> None:
-    text = "[api]\nenabled = false\n[spacemanager]\nenabled = false\ndsn = 'postgresql:///space'\n"
+def test_space_manager_takes_its_password_from_a_file(etc: Path) -> None:
+    write(etc, "hunter2\n", "space.pw")
+    text = f"spacemanager.enabled = true\nspacemanager.password_file = '{etc}/space.pw'\n"
     loaded = load_text(etc, text)
-    assert not loaded.api.enabled
-    assert not loaded.spacemanager.enabled
-    assert loaded.spacemanager.dsn == "postgresql:///space"
+    assert loaded.spacemanager.enabled
+    assert loaded.spacemanager.password == "hunter2"
 
 
 # Values that are taken
@@ -515,6 +517,7 @@ NO_DEFAULT = {
 # Filled in when the file is loaded.
 DERIVED = {
     "chimera.password",
+    "spacemanager.password",
     "auth.xrdhttp_secret",
     "auth.xrdhttp_old_secret",
     "auth.issuers",

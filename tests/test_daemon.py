@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,20 +20,24 @@ from dome_bridge.config import Config
 from dome_bridge.daemon import Daemon
 from dome_bridge.errors import ConfigError, SourceError, StateError
 from dome_bridge.exporter.cutover import cut_over
-from dome_bridge.exporter.cutover_plan import Gate, State
+from dome_bridge.exporter.cutover_plan import State
+from dome_bridge.exporter.gates import GATES
 from dome_bridge.exporter.initialise import initialise
 from dome_bridge.exporter.journal import JOURNAL_TABLE
+from dome_bridge.exporter.rehearsal import rehearse
 from dome_bridge.notify import Notifier
 from sandbox.catalog import make_site
 from sandbox.proxy import FaultyProxy
 from sandbox.servers import MariaServer, free_port
 from sandbox.site import SiteOptions
 from tests.fixtures.command import Bridge, assert_tidy, bridge_for, until
+from tests.fixtures.cutover import Ready, agreed
 from tests.fixtures.databases import DpmSite
 from tests.fixtures.snapshot import bridge_config
 from tests.fixtures.systemd import Systemd, listening_systemd
 
 FILES = 200
+COMMIT_SECONDS = 'dome_bridge_cutover_step_duration_seconds{step="commit"}'
 
 
 class Asked:
@@ -154,20 +159,42 @@ async def test_heartbeats_that_stop_arriving_let_the_lag_grow(config: Config, ma
         await until(lambda: lag_below(asked, 3), 20, "caught up")
 
 
-async def test_commit_ends_the_mirror_and_the_figures_stay(config: Config) -> None:
-    async def agreed(gates: tuple[Gate, ...]) -> bool:
-        return True
-
+async def test_commit_ends_the_mirror_and_the_figures_stay(
+    config: Config, maria: MariaServer, state_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it the gates and the predicted fence are shown, after it how long the steps took."""
+    monkeypatch.setattr("dome_bridge.daemon.REFRESH_SECONDS", 0.5)
     async with daemon(config) as asked:
         await until(lambda: is_verified(config), 30, "a verify pass")
         await until(lambda: lag_below(asked, 3), 20, "little lag")
+        await Ready(config, maria).accept_quarantine()
+        assert math.isnan(await asked.metric("dome_bridge_cutover_predicted_fence_seconds"))
+        predicted = (await rehearse(config)).predicted_fence_seconds
+        await until(lambda: is_predicted(asked, predicted), 10, "the predicted fence")
+        await until(lambda: shows_gates(asked, list(GATES)), 10, "the gates")
         report = await cut_over(config, confirm=agreed)
         assert report.state is State.COMMITTED
         await until(lambda: asked.is_in(Phase.COMMITTED), 10, "committed")
         assert await asked.is_well()
         assert not asked.task.done()
+        await until(lambda: shows_gates(asked, []), 10, "no gates")
     async with daemon(config) as asked:
         await until(lambda: asked.is_in(Phase.COMMITTED), 10, "committed")
+        await until(lambda: shows_commit(asked), 10, "the steps")
+        assert await asked.metric(COMMIT_SECONDS) == pytest.approx(dict(report.steps)["commit"])
+
+
+async def shows_commit(asked: Asked) -> bool:
+    return COMMIT_SECONDS in (await asked.get("metrics"))[1]
+
+
+async def is_predicted(asked: Asked, seconds: float) -> bool:
+    return await asked.metric("dome_bridge_cutover_predicted_fence_seconds") == pytest.approx(seconds)
+
+
+async def shows_gates(asked: Asked, wanted: list[str]) -> bool:
+    gates = json.loads((await asked.get("status"))[1])["gates"]
+    return gates is not None and [gate["id"] for gate in gates] == wanted
 
 
 async def is_verified(config: Config) -> bool:

@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from sandbox.api_clients import ADMINISTRATOR, ApiUser, ClientReport, DomeAnswer, DomeClient
-from sandbox.demo import Disks, Score
+from sandbox.demo_score import Score
+from sandbox.pool_links import PoolLinks
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -48,6 +50,8 @@ async def test_demo_ends_with_both_sides_in_agreement() -> None:
     assert "source and target agree" in output
     for row in ("source entries", "mirrored", "quarantined", "mismatches", "lag before the fence", "fence"):
         assert row in output
+    assert re.search(r"rolled back +│ DPM is written to, and followed", output)
+    assert re.search(r"links made +│ [1-9]\d*, [1-9]\d* with the adler32 that Chimera says *$", output, re.M)
     for row in ("DOME API, requests", "writes through the API", "refused by the fence with 503"):
         assert row in output
     assert re.search(r"answers unknown to DOME +│ none", output)
@@ -163,7 +167,8 @@ async def test_demo_of_an_impossible_size_is_refused() -> None:
         {"mismatches": 1},
         {"acceptance": ["name without inode"]},
         {"bad_links": ["0000"]},
-        {"links": 0},
+        {"summed": 0},
+        {"returned": False},
         {"api": ClientReport(taken=0, refused=2, read_meanwhile=1)},
         {"api": ClientReport(taken=5, refused=0, read_meanwhile=1)},
         {"api": ClientReport(taken=5, refused=2, read_meanwhile=0)},
@@ -172,7 +177,7 @@ async def test_demo_of_an_impossible_size_is_refused() -> None:
 )
 def test_single_flaw_spoils_the_score(changes: dict[str, Any]) -> None:
     api = ClientReport(taken=5, refused=2, read_meanwhile=1)
-    good = Score(source=12, mirrored=10, quarantined=2, links=8, api=api)
+    good = Score(source=12, mirrored=10, quarantined=2, links=8, summed=8, api=api, returned=True)
     assert good.ok
     assert not replace(good, **changes).ok
 
@@ -221,35 +226,65 @@ def test_moved_directory_takes_what_is_below_with_it() -> None:
 PNFSID = "0000ED4DC599FA477B7D" + f"{7:016X}"
 
 
-def _disks(fs: Path, size: int) -> Disks:
+CONTENT = b"12345"
+ADLER32 = f"{zlib.adler32(CONTENT):08x}"
+
+
+def _pool_links(fs: Path, size: int = 5, adler32: str = ADLER32, *, linked: bool = True) -> PoolLinks:
     pool = {"name": "p", "server": "disk01", "fs": str(fs), "dpm_pool": "data", "path": f"{fs}/dcache/p"}
-    (fs / "file").write_bytes(b"12345")
-    return Disks([pool], [(7, size, b"data", b"disk01", f"disk01:{fs}/file".encode())])
+    (fs / "file").write_bytes(CONTENT)
+    if linked:
+        (fs / "dcache/p/data").mkdir(parents=True)
+        (fs / "dcache/p/data" / PNFSID).hardlink_to(fs / "file")
+    sfn = f"disk01:{fs}/file".encode()
+    return PoolLinks([pool], [(7, size, b"data", b"disk01", sfn, adler32.encode(), None)])
 
 
-def test_file_is_linked_under_its_id(tmp_path: Path) -> None:
-    disks = _disks(tmp_path, 5)
-    disks.link_all([(PNFSID, 5, "p")])
-    disks.expect_all_linked(except_for=set())
-    assert (disks.links, disks.complaints) == (1, [])
-    assert (tmp_path / "dcache/p/data" / PNFSID).samefile(tmp_path / "file")
+def test_link_with_size_and_checksum_of_chimera_is_good(tmp_path: Path) -> None:
+    links = _pool_links(tmp_path)
+    located = [(PNFSID, 5, "p", ADLER32)]
+    links.look(located)
+    links.expect_no_other(located)
+    links.expect_all_linked(except_for=set())
+    assert (links.links, links.summed, links.complaints) == (1, 1, [])
 
 
-def test_size_that_differs_in_chimera_is_a_complaint(tmp_path: Path) -> None:
-    disks = _disks(tmp_path, 5)
-    disks.link_all([(PNFSID, 6, "p")])
-    assert len(disks.complaints) == 1
+@pytest.mark.parametrize("row", [(PNFSID, 6, "p", ADLER32), (PNFSID, 5, "p", "00000bad")])
+def test_size_or_checksum_that_differs_in_chimera_is_a_complaint(
+    tmp_path: Path, row: tuple[str, int, str, str | None]
+) -> None:
+    links = _pool_links(tmp_path)
+    links.look([row])
+    assert len(links.complaints) == 1
+
+
+def test_checksum_that_dpm_has_wrong_itself_is_no_complaint(tmp_path: Path) -> None:
+    links = _pool_links(tmp_path, adler32="00000bad")
+    links.look([(PNFSID, 5, "p", "00000bad")])
+    assert (links.summed, links.complaints) == (0, [])
+
+
+def test_real_file_without_a_link_is_a_complaint(tmp_path: Path) -> None:
+    links = _pool_links(tmp_path, linked=False)
+    links.look([(PNFSID, 5, "p", ADLER32)])
+    assert len(links.complaints) == 1
 
 
 def test_file_without_location_is_a_complaint_unless_listed(tmp_path: Path) -> None:
-    disks = _disks(tmp_path, 5)
-    disks.expect_all_linked(except_for={7})
-    assert disks.complaints == []
-    disks.expect_all_linked(except_for=set())
-    assert len(disks.complaints) == 1
+    links = _pool_links(tmp_path, linked=False)
+    links.expect_all_linked(except_for={7})
+    assert links.complaints == []
+    links.expect_all_linked(except_for=set())
+    assert len(links.complaints) == 1
+
+
+def test_link_that_chimera_does_not_know_is_a_complaint(tmp_path: Path) -> None:
+    links = _pool_links(tmp_path)
+    links.expect_no_other([])
+    assert len(links.complaints) == 1
 
 
 def test_row_without_such_a_file_is_only_counted(tmp_path: Path) -> None:
-    disks = _disks(tmp_path, 2**31)
-    disks.link_all([(PNFSID, 2**31, "p")])
-    assert (disks.without_file, disks.complaints, disks.links) == (1, [], 0)
+    links = _pool_links(tmp_path, 2**31, linked=False)
+    links.look([(PNFSID, 2**31, "p", None)])
+    assert (links.without_file, links.complaints, links.links) == (1, [], 0)

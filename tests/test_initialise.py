@@ -11,9 +11,13 @@ import pytest
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.state import Phase
 from dome_bridge.config import Config
+from dome_bridge.dpm.schema import read_layout
+from dome_bridge.dpm.source import Source, StatementError
 from dome_bridge.errors import BridgeError, SchemaError, StateError
-from dome_bridge.exporter.initialise import complete, initialise, removal
+from dome_bridge.exporter.fence import raise_fence
+from dome_bridge.exporter.initialise import complete, initialise, planned_removal, removal
 from dome_bridge.exporter.session import open_session
+from dome_bridge.exporter.triggers import FENCE_PREFIX
 from sandbox.chimera_schema import create_chimera
 from sandbox.servers import MariaServer, PostgresServer
 from tests.fixtures.databases import DpmSite, unique_name
@@ -197,6 +201,36 @@ async def test_complete_after_the_commit_removes_state_and_capture(
     assert await traces_in_dpm(maria, dpm_site) == []
 
 
+async def test_dpm_stays_read_only_after_complete(
+    config: Config, chimera: asyncpg.Connection, maria: MariaServer, dpm_site: DpmSite
+) -> None:
+    await initialise(config)
+    async with await Source.connect(config.dpm) as source:
+        await raise_fence(source, await read_layout(source))
+        await state.set_phase(chimera, Phase.COMMITTED)
+        await complete(config)
+        traces = await traces_in_dpm(maria, dpm_site)
+        assert traces
+        assert [name for name in traces if not name.startswith(FENCE_PREFIX)] == []
+        with pytest.raises(StatementError, match="read-only while this site moves to dCache"):
+            await source.execute(f"INSERT INTO {source.cns}.Cns_groupinfo (gid, groupname) VALUES (1, 'g')")
+    with pytest.raises(StateError, match="no state says whose"):
+        await complete(config, abandon=True)
+    assert await traces_in_dpm(maria, dpm_site) == traces
+
+
+@pytest.mark.parametrize(
+    ("phase", "abandon"), [(Phase.FOLLOWING, False), (Phase.FENCED, False), (Phase.COMMITTED, True)]
+)
+async def test_nobody_is_asked_about_a_removal_that_is_refused(
+    config: Config, chimera: asyncpg.Connection, phase: Phase, abandon: bool
+) -> None:
+    await initialise(config)
+    await state.set_phase(chimera, phase)
+    with pytest.raises(StateError):
+        await planned_removal(config, abandon=abandon)
+
+
 async def test_complete_is_refused_while_the_daemon_runs(config: Config, chimera: asyncpg.Connection) -> None:
     await initialise(config)
     async with open_session(config) as session:
@@ -207,6 +241,10 @@ async def test_complete_is_refused_while_the_daemon_runs(config: Config, chimera
 
 
 def test_removal_says_what_goes(config: Config, dpm_site: DpmSite) -> None:
-    items = " ".join(removal(config).items)
+    planned = removal(config)
+    items = " ".join(planned.items)
     assert dpm_site.cns in items
     assert "schema dome_bridge" in items
+    assert "fence" not in items
+    assert "read-only for good" in planned.fence
+    assert "dome_bridge_fence_*" in removal(config, abandon=True).items[-1]

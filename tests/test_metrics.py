@@ -37,6 +37,7 @@ CONTRACT = (
     "verify_last_clean_timestamp_seconds",
     "quarantined_entries",
     "cutover_step_duration_seconds",
+    "cutover_predicted_fence_seconds",
     "dome_requests_total",
     "dome_request_duration_seconds",
     "disk_up",
@@ -205,6 +206,14 @@ def test_steps_of_an_earlier_cutover_are_forgotten(mirror: Metrics) -> None:
     mirror.cutover_step("drain", 0.5)
     assert value(mirror, "cutover_step_duration_seconds", step="fence") is None
     assert value(mirror, "cutover_step_duration_seconds", step="drain") == 0.5
+
+
+def test_fence_is_predicted_once_somebody_has_rehearsed(mirror: Metrics) -> None:
+    assert math.isnan(value(mirror, "cutover_predicted_fence_seconds") or 0.0)
+    mirror.fence_predicted(2.5)
+    assert value(mirror, "cutover_predicted_fence_seconds") == 2.5
+    mirror.fence_predicted(None)
+    assert math.isnan(value(mirror, "cutover_predicted_fence_seconds") or 0.0)
 
 
 def test_two_registries_share_nothing(mirror: Metrics) -> None:

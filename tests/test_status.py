@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -22,6 +22,7 @@ from dome_bridge.dpm.source import Source
 from dome_bridge.errors import StateError, TargetError
 from dome_bridge.exporter import small_tables
 from dome_bridge.exporter.follow import Follower
+from dome_bridge.exporter.gates import Gate
 from dome_bridge.exporter.initialise import initialise
 from dome_bridge.exporter.journal import Journal
 from dome_bridge.exporter.session import Session, open_session
@@ -458,6 +459,15 @@ def test_person_sees_the_numbers() -> None:
     assert re.search(r"entries in DPM +about 1,000,000", text)
     assert re.search(r"entries mirrored +999,999", text)
     assert re.search(r"last clean verify +2024-05-01T11:00:00\+00:00", text)
+
+
+def test_gates_are_told_with_what_helps() -> None:
+    gate = Gate("lag", False, "lag 31.0 s [high]", "at most 30 s", "wait")
+    status = following(gates=(gate,))
+    [told] = cast("list[dict[str, object]]", status.as_json()["gates"])
+    assert (told["id"], told["ok"], told["message"]) == ("lag", False, gate.message)
+    assert json.loads(json.dumps(status.as_json())) == status.as_json()
+    assert "lag 31.0 s [high], at most 30 s: wait" in printed(status)
 
 
 def test_person_sees_the_steps_of_a_cutover() -> None:

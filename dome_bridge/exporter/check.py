@@ -18,6 +18,7 @@ from typing import Any
 
 from dome_bridge.chimera import state, target
 from dome_bridge.chimera.quarantine import REASONS
+from dome_bridge.chimera.space_plan import LeftOutReason, plain_path
 from dome_bridge.chimera.state import Site
 from dome_bridge.config import Config
 from dome_bridge.dpm import small_tables
@@ -31,12 +32,22 @@ from dome_bridge.dpm.grants import (
 from dome_bridge.dpm.source import AccessError, Source
 from dome_bridge.dpm.xattr import DELETION_MARK
 from dome_bridge.errors import PrivilegeError, StateError
-from dome_bridge.exporter import capture, fence, forecast, pool_plan, triggers
+from dome_bridge.exporter import (
+    capture,
+    fence,
+    forecast,
+    gate_findings,
+    pool_plan,
+    space_findings,
+    space_survey,
+    triggers,
+)
 from dome_bridge.exporter.capture import CaptureStatus
+from dome_bridge.exporter.directory_sizes import directory_sizes
+from dome_bridge.exporter.disk_answers import DiskServers
 from dome_bridge.exporter.findings import Finding, Severity
 from dome_bridge.exporter.forecast import Advance, Foreseen
 from dome_bridge.exporter.session import Databases, admin_source, open_databases
-from dome_bridge.staging import DIRECTORY, TYPE_BITS
 from dome_bridge.statements import load
 
 logger = logging.getLogger(__name__)
@@ -72,8 +83,10 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         **pool_plan.CHECKS,
         "quotatoken-path": "a quotatoken's path leads to no directory",
         "quotatoken-depth": "a quotatoken lies where DPM keeps no directory sizes",
+        **space_findings.CHECKS,
         "abandoned-uploads": "uploads began long ago (api.abandoned_upload_hours) and never ended",
         "interrupted-deletions": "the DOME API has begun deletions that are not finished",
+        **gate_findings.CHECKS,
         "quarantine-REASON": "entries or facts that would be left out, for each reason of quarantine.md",
     }
 )
@@ -94,7 +107,6 @@ _ABANDONED = """
 SELECT COUNT(*) FROM {cns}.Cns_file_replica
 WHERE status = 'P' AND ctime < UNIX_TIMESTAMP() - %s"""
 _INTERRUPTED = "SELECT COUNT(*) FROM {cns}.Cns_file_replica WHERE status = 'D' AND LOCATE(%s, xattr) > 0"
-_CHILD = "SELECT fileid, filemode FROM {cns}.Cns_file_metadata WHERE parent_fileid = %s AND name = %s"
 _ACCOUNTS_VISIBLE = "SELECT 1 FROM mysql.user LIMIT 1"
 
 
@@ -120,8 +132,9 @@ class _Look:
     admin: Source
     site: Site | None
     advance: Advance
+    disks: DiskServers | None = None
     may_forecast: bool = True
-    kinds: dict[tuple[int, bytes], tuple[int, int] | None] = field(default_factory=dict)
+    free: dict[str, int] = field(default_factory=dict)
 
     @property
     def source(self) -> Source:
@@ -132,13 +145,20 @@ class _Look:
 
 
 _Findings = AsyncIterator[Finding]
+_TOLD = frozenset({LeftOutReason.NO_DIRECTORY, LeftOutReason.PATH, LeftOutReason.ROOT})
 
 
-async def check(config: Config, *, forecast: bool = True, advance: Advance | None = None) -> CheckReport:
+async def check(
+    config: Config,
+    *,
+    forecast: bool = True,
+    advance: Advance | None = None,
+    disks: DiskServers | None = None,
+) -> CheckReport:
     """Looks at both databases and writes to neither.
 
-    forecast: predict the quarantine as well, which goes through the whole catalog. Raises what
-    connecting raises (exit code 2).
+    forecast: predict the quarantine as well, which goes through the whole catalog. disks: are asked for
+    their file systems. Raises what connecting raises (exit code 2).
     """
     found: list[Finding] = []
     looks = (*_LOOKS, _quarantine) if forecast else _LOOKS
@@ -147,9 +167,10 @@ async def check(config: Config, *, forecast: bool = True, advance: Advance | Non
         admin_source(config) as admin,
         target.told("checking the Chimera database"),
     ):
-        shared = _Look(databases, admin, await _site(databases), advance or _silent)
+        shared = _Look(databases, admin, await _site(databases), advance or _silent, disks)
         for look in looks:
             found += [finding async for finding in look(shared)]
+        found += gate_findings.as_findings(await gate_findings.as_they_stand(databases, admin, shared.site))
     order = {name: place for place, name in enumerate(CHECKS)}
     return CheckReport(tuple(sorted(found, key=lambda finding: order.get(finding.id, len(order)))))
 
@@ -406,7 +427,8 @@ async def _clients(look: _Look) -> _Findings:
 
 
 async def _pools(look: _Look) -> _Findings:
-    plan = await pool_plan.plan_pools(look.databases, usage=False)
+    plan = await pool_plan.plan_pools(look.databases, usage=False, disks=look.disks)
+    look.free = {pool.name: pool.free for pool in plan.pools if pool.free is not None}
     if not plan.pools:
         yield Finding(
             "pool-none",
@@ -448,15 +470,15 @@ def _server_names(servers: Iterable[bytes]) -> Iterator[Finding]:
 
 async def _quotatokens(look: _Look) -> _Findings:
     tokens = await small_tables.quotatokens(look.source, look.databases.layout)
+    paths = {token: plain_path(token.path) for token in tokens if token.path is not None}
+    plain = [path for path in paths.values() if not isinstance(path, LeftOutReason)]
+    sizes = await directory_sizes(look.source, look.databases.layout.root_fileid, plain)
     lost, outside = [], []
-    for token in tokens:
-        if token.path is None:
-            continue
-        parts = [part for part in token.path.split(b"/") if part]
-        name = f"{_text(token.u_token or b'')} at {_text(token.path)}"
-        if not token.path.startswith(b"/") or not await _is_directory(look, parts):
+    for token, path in paths.items():
+        name = f"{_text(token.u_token or b'')} at {_text(token.path or b'')}"
+        if path is not LeftOutReason.ROOT and path not in sizes:
             lost.append(name)
-        elif len(parts) not in SIZED_DEPTHS:
+        elif path is LeftOutReason.ROOT or path.count("/") not in SIZED_DEPTHS:
             outside.append(name)
     if lost:
         yield Finding(
@@ -476,22 +498,11 @@ async def _quotatokens(look: _Look) -> _Findings:
         )
 
 
-async def _is_directory(look: _Look, parts: Sequence[bytes]) -> bool:
-    fileid, mode = look.databases.layout.root_fileid, DIRECTORY
-    for part in parts:
-        found = await _child(look, fileid, part)
-        if found is None:
-            return False
-        fileid, mode = found
-    return mode & TYPE_BITS == DIRECTORY
-
-
-async def _child(look: _Look, parent: int, name: bytes) -> tuple[int, int] | None:
-    key = (parent, name)
-    if key not in look.kinds:
-        row = await look.source.fetchrow(_CHILD.format(cns=look.source.cns), key)
-        look.kinds[key] = (int(row[0]), int(row[1] or 0)) if row else None
-    return look.kinds[key]
+async def _spaces(look: _Look) -> _Findings:
+    """After `_pools`, which asks the disk servers, and `_quotatokens`."""
+    found = await space_survey.survey(look.databases, free=look.free or None, deep=False)
+    for finding in space_findings.judge(found, told=_TOLD):
+        yield finding
 
 
 async def _uploads(look: _Look) -> _Findings:
@@ -568,6 +579,7 @@ _LOOKS: tuple[Callable[[_Look], _Findings], ...] = (
     _clients,
     _pools,
     _quotatokens,
+    _spaces,
     _uploads,
     _deletions,
 )

@@ -241,9 +241,8 @@ async def cut_over(config: Config, *, confirm: Confirm, terms: Terms = DEFAULT_T
 
 def _refuse_unknown(options: Options) -> None:
     if names := gates.unknown(options.skip_gates):
-        raise ConfigError(
-            f"--skip-gate: there is no gate {names[0]}; the gates are {', '.join((*gates.GATES, *gates.FURTHER))}"
-        )
+        known = ", ".join((*gates.GATES, *gates.FURTHER))
+        raise ConfigError(f"--skip-gate: there is no gate {names[0]}; the gates are {known}")
 
 
 async def _judge_again(cutover: Cutover, confirm: Confirm, terms: Terms) -> None:

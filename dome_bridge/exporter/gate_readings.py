@@ -10,6 +10,7 @@ import asyncpg
 
 from dome_bridge.chimera import schema as chimera_schema
 from dome_bridge.chimera import state
+from dome_bridge.config import ExporterConfig
 from dome_bridge.dpm import read
 from dome_bridge.dpm.source import Source
 from dome_bridge.errors import BridgeError
@@ -23,6 +24,16 @@ from dome_bridge.exporter.writers import other_writers
 from dome_bridge.statements import load
 
 _SQL = load("dome_bridge.chimera", "cutover.sql")
+
+
+def limits(settings: ExporterConfig) -> Limits:
+    """As configured."""
+    return Limits(
+        max_lag=settings.max_lag_seconds,
+        verify_max_age=settings.verify_max_age_seconds,
+        max_fence=settings.max_fence_seconds,
+        max_uploads=settings.max_uploads,
+    )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,10 @@ GATES: Mapping[str, str] = MappingProxyType(
 )
 
 FURTHER: Mapping[str, str] = MappingProxyType(
-    {"logins": "whoever has files gets one user name, one uid and one primary gid in dCache"}
+    {
+        "logins": "whoever has files gets one user name, one uid and one primary gid in dCache",
+        "spaces": "what quotatokens become in dCache is loaded, but for the last changes",
+    }
 )
 """Those of other rooms, which a command adds."""
 
