@@ -25,7 +25,7 @@ from tests.fixtures.uploads import golden_upload_servers, uploads
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-KILLS = 44
+KILLS = 26
 """Of a cutover, in a normal run; a long one has hundreds."""
 
 

@@ -157,7 +157,6 @@ WRONG_SETTINGS = (
     WrongSetting("unknown key", "unknown key dpm.hots: did you mean dpm.host?", {"dpm": {"hots": "head"}}),
     WrongSetting("unknown section", "unknown section [chimaera]: did you mean [chimera]?", {"chimaera": {}}),
     WrongSetting("key without a section", "did you mean dpm.user?", text='user = "dpmmgr"\n'),
-    WrongSetting("later key", "auth.audience is not available in this version", {"auth": {"audience": []}}),
     WrongSetting("bad value", "dpm.port: expected", {"dpm": {"port": "many"}}),
     WrongSetting("bad zone", "chimera.timezone: expected", {"chimera": {"timezone": "Europe/Geneve"}}),
     WrongSetting(

@@ -23,6 +23,8 @@ SELECT n.ipnfsid, n.itype, n.isize, coalesce(inumber2path(n.inumber), '') AS pat
   FROM t_locationinfo l JOIN t_inodes n USING (inumber)
  WHERE l.itype = 1 AND n.inumber <= $2 AND l.ictime <> n.imtime
    AND l.ictime > (SELECT ended_at AT TIME ZONE $3 FROM dome_bridge.cutover WHERE id = $4)
+   -- dCache writes the time that it is; a later one is that of a file which DPM had dated ahead.
+   AND l.ictime <= (now() + interval '1 minute') AT TIME ZONE $3
  ORDER BY n.inumber LIMIT $1
 
 -- name: named

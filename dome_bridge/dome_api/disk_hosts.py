@@ -6,9 +6,10 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from dome_bridge.dome_api.catalog import text_of
 from dome_bridge.dome_api.sql import sql
@@ -26,8 +27,8 @@ RESOLVE_SECONDS = 60.0
 READ_SECONDS = 2.0
 """So long a request waits for newer names than those that are known."""
 
-# Not the threads that work with files share: each is taken for seconds when no resolver answers.
-_RESOLVERS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolver")
+_LOOK_UPS = threading.BoundedSemaphore(4)
+"""At a time."""
 
 Lookup = Callable[[str], Awaitable[frozenset[str]]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -152,8 +153,26 @@ def plain_address(address: str) -> str:
 
 
 async def addresses_of(name: str) -> frozenset[str]:
-    """By the machine's resolver; none for a name that it does not know."""
-    return await asyncio.get_running_loop().run_in_executor(_RESOLVERS, _look_up, name)
+    """By the machine's resolver; none for a name that it does not know.
+
+    In a thread that nobody waits for at the end: where no resolver answers, each name takes many seconds.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[frozenset[str]] = loop.create_future()
+
+    def settle(addresses: frozenset[str]) -> None:
+        if not found.done():
+            found.set_result(addresses)
+
+    def look() -> None:
+        with _LOOK_UPS:
+            addresses = _look_up(name)
+        # the loop may have ended meanwhile
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, addresses)
+
+    threading.Thread(target=look, name="resolver", daemon=True).start()
+    return await found
 
 
 def _look_up(name: str) -> frozenset[str]:

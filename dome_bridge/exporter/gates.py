@@ -68,7 +68,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """Entries that are left out, but for uploads and deletions under way. digest: of what they are."""
+    """Entries that are left out, but for uploads under way. digest: of what they are."""
 
     entries: int
     digest: str
