@@ -63,8 +63,8 @@ class PoolLinks:
     """What stands in the pools, beside what Chimera says and DPM has.
 
     A file counts as real if it is on disk in the size that DPM's catalog says. What the random writer
-    adds, moves or resizes is not: it changes rows and has no disks. replicas: fileid, size, pool, host,
-    sfn, checksum and extended attributes of the file, as DPM's catalog has them.
+    adds, moves or resizes is not: it changes rows and has no disks. replicas: in the order of their rowids;
+    fileid, size, pool, host, sfn, checksum and extended attributes of the file, as DPM's catalog has them.
     """
 
     def __init__(self, pools: Iterable[Mapping[str, Any]], replicas: Iterable[tuple[Any, ...]]) -> None:
@@ -72,17 +72,21 @@ class PoolLinks:
         self._files: set[tuple[int, str]] = set()
         self._sums: dict[int, str] = {}
         self._pathless: set[int] = set()
+        seen: set[tuple[int, str]] = set()
         for fileid, size, dpm_pool, host, sfn, *sums in replicas:
             self._sums[fileid] = " ".join(map(_text, sums))
             path = Path(_text(sfn).partition(":")[2])
             if not path.is_file():
                 self._pathless.add(fileid)
-            elif path.stat().st_size == size:
-                self._files |= {
-                    (fileid, pool["name"])
-                    for pool in self._pools.values()
-                    if _is_on(pool, _text(dpm_pool), _text(host), path)
-                }
+            places = {
+                (fileid, pool["name"])
+                for pool in self._pools.values()
+                if _is_on(pool, _text(dpm_pool), _text(host), path)
+            } - seen
+            # Of several replicas in a pool the oldest is the one that is mirrored.
+            seen |= places
+            if path.is_file() and path.stat().st_size == size:
+                self._files |= places
         self._linked: set[tuple[int, str]] = set()
         self.summed = 0
         self.without_file = 0
