@@ -44,4 +44,3 @@ class SignedRequests:
         if not dn:
             raise AuthError(403, "K3", Reason.NAME, "the signed request names no DN")
         return dn
-        return dn
