@@ -345,5 +345,7 @@ def play(work: Coroutine[Any, Any, int]) -> int:
 async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    # Both: in the background of a shell Python finds SIGINT ignored, and leaves it so.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work
