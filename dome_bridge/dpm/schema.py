@@ -6,6 +6,7 @@ to them. Everything else that varies between sites (contents) is no business of 
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -190,8 +191,18 @@ def _check_promises(layout: SourceLayout, source: Source) -> None:
         )
 
 
+ROOT_LOOKS = 4
+ROOT_PAUSE = 0.25
+"""Seconds."""
+
+
 async def _read_root(source: Source) -> int:
-    rows = await source.fetch(_ROOT.format(cns=source.cns))
+    for _ in range(ROOT_LOOKS):
+        rows = await source.fetch(_ROOT.format(cns=source.cns))
+        if rows:
+            break
+        # After a crash of the server the row was not seen for a moment, while it was being written.
+        await asyncio.sleep(ROOT_PAUSE)
     if len(rows) != 1:
         raise SchemaError(
             f"{source.cns}.Cns_file_metadata has {len(rows)} rows with parent_fileid 0 and name '/', "
