@@ -51,7 +51,8 @@ async def test_demo_ends_with_both_sides_in_agreement() -> None:
     for row in ("source entries", "mirrored", "quarantined", "mismatches", "lag before the fence", "fence"):
         assert row in output
     assert re.search(r"rolled back +│ DPM is written to, and followed", output)
-    assert re.search(r"links made +│ [1-9]\d*, [1-9]\d* with the adler32 that Chimera says *│?$", output, re.M)
+    linked = r"links made +│ [1-9]\d*, [1-9]\d* with the adler32 that Chimera says *│?$"
+    assert re.search(linked, output, re.M)
     for row in ("DOME API, requests", "writes through the API", "refused by the fence with 503"):
         assert row in output
     assert re.search(r"answers unknown to DOME +│ none", output)
